@@ -1,0 +1,6 @@
+"""`python -m betoken`."""
+
+from betoken.cli import main
+
+if __name__ == "__main__":
+    main()

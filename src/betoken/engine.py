@@ -1,0 +1,301 @@
+"""The step loop: propose a tree per row, score all trees in one forward, keep what the target itself would have said.
+
+The engine knows token ids only. It touches neither tensors nor KV, and no drafting method by name.
+"""
+
+import itertools
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from betoken.draft import EMPTY, ROOT, Draft, clip
+from betoken.errors import ParameterError, PromptError
+from betoken.noise import ACCEPT, key, uniforms
+from betoken.params import SEED_LIMIT, SamplingParams
+from betoken.proposers.base import ObserveContext, ProposeContext, Proposer, SeqView
+from betoken.sampling import Law, Sampler
+from betoken.stats import Stats
+from betoken.stops import FinishReason, Stops, TextStream
+from betoken.targets.base import Feed, Scores, Target
+from betoken.verify import Verdict, residual, walk
+
+TARGET = "target"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One output to decode: a prompt, how to sample, which of the n samples it is, how tokens become text."""
+
+    prompt: tuple[int, ...]
+    params: SamplingParams = field(default_factory=SamplingParams)
+    sample: int = 0
+    text: TextStream | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a step did to one sequence. `sources[i]` names who proposed `tokens[i]`: a method, or the target."""
+
+    seq_id: int
+    tokens: tuple[int, ...]
+    sources: tuple[str, ...]
+    text: str
+    finished: FinishReason | None
+    stats: Stats
+
+
+@dataclass(slots=True)
+class Running:
+    """The engine's state of one request. `tokens` holds prompt and output; the last is the root of the next tree."""
+
+    seq_id: int
+    request: Request
+    sampler: Sampler
+    stops: Stops
+    tokens: list[int]
+    stats: Stats = field(default_factory=Stats)
+    begun: bool = False  # whether the proposer knows of it
+
+    def view(self) -> SeqView:
+        return SeqView(self.seq_id, self.tokens, len(self.request.prompt), self.sampler, self.stops.room - 1)
+
+
+class Engine:
+    """Many requests, one target, at most one proposer. Rows join and leave at any step; each accepts its own length.
+
+    acceptance: "exact" (the same seed gives the same text whatever is drafted) or "residual" (the classical rule: the
+                same law, other text)
+    max_rows:   how many requests decode at once; the others wait
+    chunk:      how many prompt tokens one prefill forward takes
+    max_nodes:  how many nodes of a draft are fed; the rest is dropped, the last ones first
+
+    Raises ParameterError: here, where a value is out of range; from `step`, where a drawn draft of residual mode (one
+    with `probs`) holds tokens that cannot be fed. To drop those would change the law; dropping by depth or place does
+    not.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        proposer: Proposer | None = None,
+        *,
+        acceptance: str = "exact",
+        max_rows: int = 32,
+        chunk: int = 512,
+        max_nodes: int = 128,
+    ) -> None:
+        if acceptance not in ("exact", "residual"):
+            raise ParameterError("acceptance", acceptance, '"exact" or "residual"')
+        for name, value, low in (("max_rows", max_rows, 1), ("chunk", chunk, 1), ("max_nodes", max_nodes, 0)):
+            if value < low:
+                raise ParameterError(name, value, f"a whole number of at least {low}")
+        self.target, self.proposer = target, proposer
+        self._residual = acceptance == "residual"
+        self._max_rows, self._chunk, self._max_nodes = max_rows, chunk, max_nodes
+        self._ids = itertools.count()
+        self._waiting: list[Running] = []
+        self._live: list[Running] = []
+
+    @property
+    def unfinished(self) -> int:
+        """How many requests are waiting or decoding."""
+        return len(self._waiting) + len(self._live)
+
+    def add(self, request: Request) -> int:
+        """Take a request; its id is in every event about it. Raises PromptError, ParameterError."""
+        info = self.target.info
+        room = self._room(request.prompt)
+        params = request.params
+        seed = secrets.randbelow(SEED_LIMIT) if params.seed is None else params.seed
+        if params.stop and request.text is None:
+            raise ParameterError("stop", params.stop, "no stop strings where requests carry no detokenizer")
+        sampler = Sampler(
+            params,
+            seed=seed,
+            sample=request.sample,
+            vocab_size=info.vocab_size,
+            prompt=request.prompt,
+            eos_ids=info.eos_ids,
+        )
+        stops = Stops(params, eos_ids=info.eos_ids, room=room, text=request.text)
+        seq = Running(next(self._ids), request, sampler, stops, list(request.prompt))
+        self._waiting.append(seq)
+        return seq.seq_id
+
+    def _room(self, prompt: Sequence[int]) -> int:
+        info = self.target.info
+        if not prompt:
+            raise PromptError("the prompt is empty; give at least one token (a BOS token, or some text)")
+        for token in prompt:
+            if not 0 <= token < info.vocab_size:
+                raise PromptError(f"the prompt has token id {token}; {info.name} knows 0 to {info.vocab_size - 1}")
+        context = info.context or len(prompt) + 2**31
+        if len(prompt) >= context:
+            raise PromptError(
+                f"the prompt has {len(prompt)} tokens; {info.name} has room for {context}, one of them for the output"
+            )
+        return context - len(prompt)
+
+    def abort(self, seq_id: int) -> None:
+        """Forget a request, wherever it is."""
+        self._waiting = [seq for seq in self._waiting if seq.seq_id != seq_id]
+        for seq in [seq for seq in self._live if seq.seq_id == seq_id]:
+            self._retire(seq)
+
+    def step(self) -> list[Event]:
+        """Admit and prefill what waits, then one step of every decoding row. Events come in the order of the rows."""
+        events = self._admit()
+        if not self._live:
+            return events
+        start = time.perf_counter()
+        drafts = self._propose()
+        drafted = time.perf_counter()
+        feeds = [Feed(seq.seq_id, self._unseen(seq), draft) for seq, draft in zip(self._live, drafts, strict=True)]
+        scores = self.target.score(feeds)
+        scored = time.perf_counter()
+        verdicts = [
+            self._verify(seq, scores, index, draft)
+            for index, (seq, draft) in enumerate(zip(self._live, drafts, strict=True))
+        ]
+        self._observe(drafts, verdicts, scores)
+        events += [
+            self._event(seq, draft, verdict) for seq, draft, verdict in zip(self._live, drafts, verdicts, strict=True)
+        ]
+        self._clock(drafted - start, scored - drafted, time.perf_counter() - scored)
+        for seq in [seq for seq in self._live if seq.stops.reason is not None]:
+            self._retire(seq)
+        return events
+
+    def run(self, on_event: Callable[[Event], None]) -> None:
+        """Step until nothing is left."""
+        while self.unfinished:
+            for event in self.step():
+                on_event(event)
+
+    def _admit(self) -> list[Event]:
+        events = []
+        while self._waiting and len(self._live) < self._max_rows:
+            seq = self._waiting.pop(0)
+            self._live.append(seq)
+            events.append(self._prefill(seq))
+            if seq.stops.reason is not None:
+                self._retire(seq)
+            elif self.proposer is not None:
+                self.proposer.begin(seq.view())
+                seq.begun = True
+        return events
+
+    def _prefill(self, seq: Running) -> Event:
+        """The prompt in chunks, no tree; its last forward gives the first token, which is no step."""
+        start = time.perf_counter()
+        prompt, row = seq.request.prompt, seq.seq_id
+        for begin in range(0, len(prompt), self._chunk):
+            scores = self.target.score([Feed(row, prompt[begin : begin + self._chunk])])
+            self.target.commit(row, ())
+        verdict = self._keep(seq, _exact(seq.sampler, scores, 0, EMPTY))
+        seq.stats.prefill_s += time.perf_counter() - start
+        return self._event(seq, EMPTY, verdict)
+
+    def _propose(self) -> list[Draft]:
+        if self.proposer is None:
+            return [EMPTY] * len(self._live)
+        info = self.target.info
+        drafts = self.proposer.propose(ProposeContext([seq.view() for seq in self._live], self._residual))
+        if self._residual:
+            drafts = [_check_drawn(draft, info.vocab_size) for draft in drafts]
+        return [
+            clip(draft, vocab_size=info.vocab_size, max_depth=seq.stops.room - 1, max_nodes=self._max_nodes)
+            for seq, draft in zip(self._live, drafts, strict=True)
+        ]
+
+    def _unseen(self, seq: Running) -> tuple[int, ...]:
+        return tuple(seq.tokens[self.target.length(seq.seq_id) :])
+
+    def _verify(self, seq: Running, scores: Scores, index: int, draft: Draft) -> Verdict:
+        """The verdict, cut where the output ends, committed and counted."""
+        judge = _residual if self._residual else _exact
+        verdict = self._keep(seq, judge(seq.sampler, scores, index, draft))
+        accepted = verdict.path
+        # The root invariant: the cache holds every committed token but the last, be that an accepted node.
+        self.target.commit(seq.seq_id, accepted[: max(len(verdict.tokens) - 1, 0)])
+        hidden = len(draft.pinned.difference(accepted)) if draft.pinned else 0
+        seq.stats.observe(emitted=len(verdict.tokens), drafted=len(draft) - hidden, accepted=len(accepted))
+        return verdict
+
+    def _keep(self, seq: Running, verdict: Verdict) -> Verdict:
+        """Append the verdict's tokens one by one until one of them ends the output."""
+        kept = next((i for i, token in enumerate(verdict.tokens, 1) if seq.stops.push(token)), len(verdict.tokens))
+        seq.tokens += verdict.tokens[:kept]
+        del seq.sampler.logprobs[len(seq.tokens) - len(seq.request.prompt) :]
+        if len(verdict.tokens) == 0:
+            seq.stops.reason = FinishReason.ABORT
+        return verdict if kept == len(verdict.tokens) else Verdict(verdict.path[:kept], verdict.tokens[:kept])
+
+    def _observe(self, drafts: list[Draft], verdicts: list[Verdict], scores: Scores) -> None:
+        if self.proposer is None:
+            return
+        k = self.proposer.needs.top_ids
+        top_ids = [scores.top_ids(index, k) for index in range(len(drafts))] if k else []
+        self.proposer.observe(ObserveContext([seq.view() for seq in self._live], drafts, verdicts, top_ids))
+
+    def _event(self, seq: Running, draft: Draft, verdict: Verdict) -> Event:
+        name = self.proposer.name if self.proposer is not None else TARGET
+        accepted = len(verdict.path)
+        sources = (name,) * accepted + (TARGET,) * (len(verdict.tokens) - accepted)
+        return Event(seq.seq_id, verdict.tokens, sources, seq.stops.take_text(), seq.stops.reason, seq.stats)
+
+    def _clock(self, draft_s: float, verify_s: float, host_s: float) -> None:
+        rows = len(self._live)
+        for seq in self._live:
+            seq.stats.draft_s += draft_s / rows
+            seq.stats.verify_s += verify_s / rows
+            seq.stats.host_s += host_s / rows
+
+    def _retire(self, seq: Running) -> None:
+        self._live.remove(seq)
+        self.target.release(seq.seq_id)
+        if self.proposer is not None and seq.begun:
+            self.proposer.end(seq.seq_id)
+
+
+def _exact(sampler: Sampler, scores: Scores, index: int, draft: Draft) -> Verdict:
+    """The walk; every visited node moves the sampler on by one token."""
+
+    def emit(node: int) -> int | None:
+        token = scores.emit(index, node, sampler)
+        if token is not None:
+            sampler.push(token)
+        return token
+
+    return walk(draft, emit)
+
+
+def _residual(sampler: Sampler, scores: Scores, index: int, draft: Draft) -> Verdict:
+    """The classical rule. A node's chance is keyed by the step's first position and the node: no step has another's,
+    though positions are drafted again after a rejection."""
+    chances = uniforms(key(sampler.noise.seed, sampler.noise.sample, sampler.position, ACCEPT), len(draft))
+
+    def law_at(node: int) -> Law:
+        ahead = [draft.tokens[step] for step in draft.path_to(node)]
+        return sampler.probabilities(scores.logits(index, node), ahead)
+
+    verdict = residual(draft, law_at, lambda node: float(chances[node]), sampler.replace)
+    for node, token in zip((ROOT, *verdict.path), verdict.tokens, strict=True):
+        sampler.note(scores.logits(index, node), token)
+        sampler.push(token)
+    return verdict
+
+
+def _check_drawn(draft: Draft, vocab_size: int) -> Draft:
+    """Refuse a drawn draft with tokens that `clip` would drop for their value."""
+    if draft.probs is None:
+        return draft
+    if draft.probs.shape != (len(draft), vocab_size):
+        raise ParameterError(
+            "probs", draft.probs.shape, f"shape {(len(draft), vocab_size)}: one law over the target's vocabulary a node"
+        )
+    for token in draft.tokens:
+        if not 0 <= token < vocab_size:
+            raise ParameterError("draft token", token, f"a token id from 0 to {vocab_size - 1} where drafts are drawn")
+    return draft

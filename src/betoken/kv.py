@@ -1,0 +1,141 @@
+"""`SlotCache`: keys and values in preallocated slots, one length per row. Rollback is a smaller number; nothing is moved for a chain.
+
+It knows nothing of trees or tokens: it writes where it is told, shows what is there, and moves slots.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+SLOT_STEP = 256
+
+
+@dataclass(slots=True)
+class _Group:
+    """Layers whose keys and values have one shape share one tensor, so that moving slots is one copy for all of them."""
+
+    heads: int
+    key_dim: int
+    value_dim: int
+    layers: list[int] = field(default_factory=list)
+    keys_LBHSD: Tensor | None = None
+    values_LBHSD: Tensor | None = None
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        assert self.keys_LBHSD is not None and self.values_LBHSD is not None
+        return self.keys_LBHSD, self.values_LBHSD
+
+
+class SlotCache:
+    """Keys and values `[rows, heads, slots, dim]` of every layer, grown as needed, zero-filled (0 * NaN would poison a masked slot).
+
+    num_layers: how many layers are expected; a layer of another shape than the first gets a tensor of its own
+    """
+
+    def __init__(self, num_layers: int, *, device: torch.device) -> None:
+        self._num_layers, self._device = num_layers, device
+        self.rows = 0
+        self.slots = 0
+        self._groups: list[_Group] = []
+        self._place: dict[int, tuple[_Group, int]] = {}
+        self._first, self._count, self._window = 0, 0, 0
+        self._starts: Sequence[int] = ()
+        self._index: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(tensor.nbytes for group in self._groups for tensor in group.tensors())
+
+    def reserve(self, rows: int, slots: int) -> None:
+        """Make room for at least this many rows and slots, keeping what is there."""
+        if rows <= self.rows and slots <= self.slots:
+            return
+        rows = max(rows, self.rows) if rows <= self.rows or self.rows == 0 else max(rows, 2 * self.rows)
+        if slots > self.slots:
+            slots = max(2 * self.slots, -(-slots // SLOT_STEP) * SLOT_STEP)
+        slots = max(slots, self.slots)
+        for group in self._groups:
+            keys, values = group.tensors()
+            group.keys_LBHSD, group.values_LBHSD = (_grown(old, rows, slots) for old in (keys, values))
+        self.rows, self.slots = rows, slots
+
+    @property
+    def start(self) -> int:
+        """The first slot the next forward writes, of its first row."""
+        return self._starts[0] if self._starts else 0
+
+    def aim(self, first_row: int, starts: Sequence[int], width: int) -> None:
+        """Say where the next forward writes: rows from `first_row` on, row i its `width` slots from `starts[i]` on."""
+        self.reserve(first_row + len(starts), max(starts) + width)
+        self._first, self._count, self._starts = first_row, len(starts), starts
+        self._window = max(starts) + width
+        self._index = None
+        if any(start != starts[0] for start in starts):
+            rows_B1 = torch.arange(len(starts), device=self._device)[:, None]
+            slots_BQ = torch.tensor(starts, device=self._device)[:, None] + torch.arange(width, device=self._device)
+            self._index = rows_B1, slots_BQ
+
+    def write(self, layer: int, keys_BHQD: Tensor, values_BHQD: Tensor) -> tuple[Tensor, Tensor]:
+        """Write one layer's new keys and values; returns views of all its slots up to the last written one, `[B, H, S, D]`."""
+        keys_BHSD, values_BHSD = self._views(layer, keys_BHQD, values_BHQD)
+        if self._index is None:
+            start = self._starts[0]
+            keys_BHSD[:, :, start : start + keys_BHQD.shape[2]] = keys_BHQD
+            values_BHSD[:, :, start : start + keys_BHQD.shape[2]] = values_BHQD
+        else:
+            rows_B1, slots_BQ = self._index
+            keys_BHSD.transpose(1, 2)[rows_B1, slots_BQ] = keys_BHQD.transpose(1, 2)
+            values_BHSD.transpose(1, 2)[rows_B1, slots_BQ] = values_BHQD.transpose(1, 2)
+        return keys_BHSD[:, :, : self._window], values_BHSD[:, :, : self._window]
+
+    def move(self, row: int, source: Sequence[int], start: int) -> None:
+        """Copy the slots `source` of a row, in order, to the slots from `start` on."""
+        index = torch.tensor(source, device=self._device)
+        for group in self._groups:
+            for tensor in group.tensors():
+                tensor[:, row, :, start : start + len(source)] = tensor[:, row].index_select(2, index)
+
+    def copy_row(self, source: int, destination: int, length: int) -> None:
+        """Copy the first `length` slots of one row to another."""
+        for group in self._groups:
+            for tensor in group.tensors():
+                tensor[:, destination, :, :length] = tensor[:, source, :, :length]
+
+    def _views(self, layer: int, keys_BHQD: Tensor, values_BHQD: Tensor) -> tuple[Tensor, Tensor]:
+        place = self._place.get(layer)
+        if place is None:
+            place = self._allocate(layer, keys_BHQD, values_BHQD)
+        group, index = place
+        keys, values = group.tensors()
+        rows = slice(self._first, self._first + self._count)
+        return keys[index, rows], values[index, rows]
+
+    def _allocate(self, layer: int, keys_BHQD: Tensor, values_BHQD: Tensor) -> tuple[_Group, int]:
+        shape = keys_BHQD.shape[1], keys_BHQD.shape[3], values_BHQD.shape[3]
+        group = next((g for g in self._groups if (g.heads, g.key_dim, g.value_dim) == shape), None)
+        if group is None:
+            group = _Group(*shape)
+            room = max(self._num_layers, layer + 1) if not self._groups else 1
+            group.keys_LBHSD, group.values_LBHSD = (
+                torch.zeros(room, self.rows, shape[0], self.slots, dim, dtype=new.dtype, device=self._device)
+                for dim, new in ((shape[1], keys_BHQD), (shape[2], values_BHQD))
+            )
+            self._groups.append(group)
+        elif len(group.layers) == group.tensors()[0].shape[0]:
+            keys, values = group.tensors()
+            group.keys_LBHSD, group.values_LBHSD = (
+                torch.cat([old, torch.zeros_like(old[:1])]) for old in (keys, values)
+            )
+        self._place[layer] = group, len(group.layers)
+        group.layers.append(layer)
+        return self._place[layer]
+
+
+def _grown(old: Tensor, rows: int, slots: int) -> Tensor:
+    layers, had_rows, heads, had_slots, dim = old.shape
+    new = torch.zeros(layers, rows, heads, slots, dim, dtype=old.dtype, device=old.device)
+    new[:, :had_rows, :, :had_slots] = old
+    return new

@@ -1,0 +1,336 @@
+"""Text in, text out: `LLM(model, draft).generate(prompt)`. Any drafting method, the target's own words.
+
+An `LLM` is used from one thread at a time; streams of one method may be read in turns.
+"""
+
+import secrets
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, overload
+
+from betoken.decoding import Answer, Ask, Room, Steps, drain, texts
+from betoken.engine import Engine
+from betoken.errors import BetokenError, ParameterError, PromptError
+from betoken.loading import Loaded, Source, load, quiet
+from betoken.methods import proposer_of, spelt
+from betoken.outputs import Result
+from betoken.params import SEED_LIMIT, SamplingParams
+from betoken.proposers.base import Workshop, methods
+from betoken.targets.hf import HFTarget
+
+Prompt = str | Sequence[int]
+Message = Mapping[str, Any]
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LLMInfo:
+    """What was loaded, and what was decided on the user's behalf (`notes`). `parameters` counts shared weights once."""
+
+    model: str
+    draft: str | None
+    method: str
+    dtype: str
+    device: str
+    vocab_size: int
+    context: int | None
+    parameters: int
+    draft_parameters: int
+    notes: tuple[str, ...]
+
+
+class LLM:
+    """A language model that decodes several tokens per forward pass and says what it would have said without.
+
+    model:        a folder, a hub name, or `(model, tokenizer)` in memory (given back unchanged by `close`)
+    draft:        a smaller model with the same vocabulary, given likewise (in memory: the model alone will do)
+    method:       who drafts; by default "draft" with a draft model, else "ngram"; `LLM.methods()` lists all. Options may
+                  be written after it: "draft:k=6:width=2"
+    options:      of that method, e.g. `{"k": 4}`
+    dtype:        "auto" (the checkpoint's, but float32 on a CPU that has no instructions for it), "float32",
+                  "bfloat16", ...
+    device:       "auto" (an accelerator where there is one), "cpu", "cuda", "cuda:N", "mps"
+    acceptance:   "exact" (the same seed gives the same text, whatever is drafted) or "residual" (the classical rule)
+    max_rows:     how many outputs are decoded at once; the others wait
+    max_context:  a smaller context than the model's own
+    pack, reproducible: see `HFTarget`
+
+    Raises ModelNotFoundError, UnsupportedModelError, ParameterError.
+    """
+
+    def __init__(
+        self,
+        model: Source,
+        draft: Source | Any | None = None,
+        *,
+        method: str | None = None,
+        options: Options | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        acceptance: str = "exact",
+        max_rows: int = 32,
+        max_context: int | None = None,
+        pack: bool | None = None,
+        reproducible: bool = False,
+    ) -> None:
+        self.method = method or ("draft" if draft is not None else "ngram")
+        self._options = dict(options or {})
+        self._engine_settings: dict[str, Any] = {"acceptance": acceptance, "max_rows": max_rows}
+        self._rooms: dict[str, Room] = {}
+        spelt(self.method)
+        loaded = load(model, dtype=dtype, device=device)
+        self.tokenizer = loaded.tokenizer
+        self._target = HFTarget(loaded.model, pack=pack, reproducible=reproducible, max_context=max_context)
+        self._draft: HFTarget | None = None
+        small: Loaded | None = None
+        try:
+            if draft is not None:
+                small = _load_draft(draft, loaded, dtype=dtype, device=device)
+                self._draft = HFTarget(small.model, pack=pack, reproducible=reproducible)
+            self.info = _describe(loaded, small, self.method)
+            self._room(None, None)
+        except BaseException:
+            self.close()
+            raise
+
+    @staticmethod
+    def methods() -> list[str]:
+        """The names of all drafting methods, plain decoding first."""
+        return methods()
+
+    @property
+    def target(self) -> HFTarget:
+        """The model as the engine sees it."""
+        return self._target
+
+    def close(self) -> None:
+        """Give models back as they were found. The LLM cannot be used afterwards."""
+        self._rooms.clear()
+        self._target.close()
+        if self._draft is not None:
+            self._draft.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @overload
+    def generate(  # type: ignore[overload-overlap]
+        self,
+        prompts: str,
+        params: SamplingParams | None = None,
+        *,
+        method: str | None = None,
+        options: Options | None = None,
+        progress: bool = False,
+    ) -> Result: ...
+
+    @overload
+    def generate(
+        self,
+        prompts: Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        method: str | None = None,
+        options: Options | None = None,
+        progress: bool = False,
+    ) -> Result: ...
+
+    @overload
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        method: str | None = None,
+        options: Options | None = None,
+        progress: bool = False,
+    ) -> list[Result]: ...
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        method: str | None = None,
+        options: Options | None = None,
+        progress: bool = False,
+    ) -> Result | list[Result]:
+        """Decode one prompt (a `Result`) or many at once (a list, in the order of the prompts).
+
+        prompts:  a string (the tokenizer adds its own special tokens), a list of token ids (fed as they are), or a
+                  list of either; tensors of token ids are taken as lists
+        params:   for all prompts, or one per prompt; greedy, 128 tokens by default
+        method, options: another drafting method for this call
+        progress: show a bar on standard error
+        Raises PromptError, ParameterError.
+        """
+        if hasattr(prompts, "tolist"):  # a tensor or an array of token ids, as tokenizers return them
+            prompts = prompts.tolist()
+        single = _is_single(prompts)
+        batch: Sequence[Prompt] = [prompts] if single else prompts  # type: ignore[list-item,assignment]
+        many = _one_each(params, len(batch))
+        results = self._run(self._room(method, options), batch, many, progress=progress)
+        return results[0] if single else results
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        method: str | None = None,
+        options: Options | None = None,
+    ) -> Result:
+        """Answer a conversation, `[{"role": "user", "content": ...}, ...]`, by the tokenizer's chat template."""
+        return self.generate(self.chat_prompt(messages), params, method=method, options=options)
+
+    def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """The token ids of a conversation, up to where the answer begins. Raises PromptError without a template."""
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise PromptError(
+                f"{self.info.model} has no chat template; give a plain prompt, or set tokenizer.chat_template"
+            )
+        try:
+            text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except Exception as failure:
+            raise PromptError(f"{self.info.model}'s chat template refuses these messages: {failure}") from failure
+        return self._encode(str(text), special=False)
+
+    def token_ids(self, prompt: Prompt) -> list[int]:
+        """What the target is fed for a prompt: text with the tokenizer's own special tokens, ids as they are."""
+        return self._encode(prompt) if isinstance(prompt, str) else list(_checked_ids(prompt))
+
+    def stream(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        method: str | None = None,
+        options: Options | None = None,
+    ) -> Generator[str]:
+        """The text of one answer as it comes, whole characters only. Closing the iterator early ends the request."""
+        return texts(self.steps(prompt, params, method=method, options=options))
+
+    def steps(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        method: str | None = None,
+        options: Options | None = None,
+    ) -> Steps:
+        """As `stream`, but every step with its tokens, who proposed them, and the counters so far."""
+        params = params or SamplingParams()
+        if params.n != 1:
+            raise ParameterError("n", params.n, "1 for a stream; use generate() for several samples")
+        room = self._room(method, options)
+        return Steps(room, room.add(self._ask(prompt, params)))
+
+    def _run(
+        self, room: Room, prompts: Sequence[Prompt], many: Sequence[SamplingParams], *, progress: bool
+    ) -> list[Result]:
+        asked = [self._ask(prompt, params) for prompt, params in zip(prompts, many, strict=True)]
+        answers: list[Answer] = []
+        try:
+            for ask in asked:
+                answers += [room.add(ask, sample) for sample in range(ask.params.n)]
+            drain(room, answers, progress=progress)
+        finally:
+            room.forget(answers)
+        left = iter(answers)
+        return [ask.result([next(left) for _ in range(ask.params.n)]) for ask in asked]
+
+    def _ask(self, prompt: Prompt, params: SamplingParams) -> Ask:
+        ids = tuple(self.token_ids(prompt))
+        seed = secrets.randbelow(SEED_LIMIT) if params.seed is None else params.seed
+        words = tuple(ids for word in params.bad_words for ids in self._word_ids(word))
+        return Ask(
+            prompt if isinstance(prompt, str) else None,
+            ids,
+            params.replaced(seed=seed, bad_words=words),
+            self.tokenizer,
+        )
+
+    def _encode(self, text: str, *, special: bool = True) -> list[int]:
+        with quiet():
+            return [int(token) for token in self.tokenizer(text, add_special_tokens=special)["input_ids"]]
+
+    def _word_ids(self, word: str | tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The ways a bad word is usually written: at the start, after a space, and inside a line."""
+        if not isinstance(word, str):
+            return [word]
+        line, after = self._encode("\n", special=False), self._encode("\n" + word, special=False)
+        ways = [self._encode(word, special=False), self._encode(" " + word, special=False)]
+        if after[: len(line)] == line:
+            ways.append(after[len(line) :])
+        return [*dict.fromkeys(tuple(way) for way in ways if way)]
+
+    def _room(self, method: str | None, options: Options | None) -> Room:
+        """The engine of a method, made at its first use."""
+        written = method or self.method
+        name, spelt_out = spelt(written)
+        given = {**(options if options is not None else self._options if written == self.method else {}), **spelt_out}
+        key = f"{name} {sorted(given.items())!r}"
+        for other, room in self._rooms.items():
+            if other != key and room.engine.unfinished:
+                raise BetokenError(
+                    f"a stream of {room.method} is still open; close it, or read it to its end, before using {name}"
+                )
+        if key not in self._rooms:
+            proposer = proposer_of(name, Workshop(self._target.info, self._draft, given))
+            self._rooms[key] = Room(name, Engine(self._target, proposer, **self._engine_settings))
+        return self._rooms[key]
+
+
+def _load_draft(draft: Source | Any, target: Loaded, *, dtype: str, device: str) -> Loaded:
+    if not isinstance(draft, tuple) and hasattr(draft, "config"):
+        draft = (draft, target.tokenizer)
+    in_memory = isinstance(draft, tuple)
+    return load(
+        draft, dtype="auto" if in_memory else dtype, device="auto" if in_memory else str(target.model.device or device)
+    )
+
+
+def _describe(target: Loaded, draft: Loaded | None, method: str) -> LLMInfo:
+    config = target.model.config.get_text_config()
+    return LLMInfo(
+        model=target.name,
+        draft=None if draft is None else draft.name,
+        method=method,
+        dtype=str(target.model.dtype).removeprefix("torch."),
+        device=str(target.model.device),
+        vocab_size=config.vocab_size,
+        context=getattr(config, "max_position_embeddings", None),
+        parameters=sum(weight.numel() for weight in target.model.parameters()),
+        draft_parameters=0 if draft is None else sum(weight.numel() for weight in draft.model.parameters()),
+        notes=tuple(note for note in (target.note,) if note),
+    )
+
+
+def _is_single(prompts: Prompt | Sequence[Prompt]) -> bool:
+    """One prompt, or a list of them? An empty list is a list."""
+    if not isinstance(prompts, Sequence):
+        raise PromptError(f"a prompt is a string or a list of token ids; this one is {prompts!r}")
+    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+
+
+def _checked_ids(prompt: Sequence[int]) -> Sequence[int]:
+    if not isinstance(prompt, Sequence):
+        raise PromptError(f"a prompt is a string or a list of token ids; this one is {prompt!r}")
+    for token in prompt:
+        if isinstance(token, bool) or not isinstance(token, int):
+            raise PromptError(f"a prompt is a string or a list of token ids; this one holds {token!r}")
+    return prompt
+
+
+def _one_each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> Sequence[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    if len(params) != count:
+        raise ParameterError("params", f"{len(params)} of them", f"one for all {count} prompts, or one each")
+    return params

@@ -1,0 +1,38 @@
+"""A method as users write it, and the proposer it means."""
+
+import contextlib
+from typing import Any
+
+from betoken.errors import ParameterError
+from betoken.proposers.base import Proposer, Workshop, build, methods
+
+
+def spelt(method: str) -> tuple[str, dict[str, Any]]:
+    """A method's name and the options written after it: "draft:k=6:width=2". Raises ParameterError for an unknown name."""
+    name, *pairs = method.split(":")
+    if name not in methods():
+        raise ParameterError("method", method, "one of " + ", ".join(methods()))
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise ParameterError("method", method, f"name:option=value:option=value, not {pair!r}")
+        options[key] = _value(value)
+    return name, options
+
+
+def _value(text: str) -> int | float | str | None:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return None if text == "none" else text
+
+
+def proposer_of(name: str, workshop: Workshop) -> Proposer | None:
+    """A proposer, with a readable error for an option its method does not have."""
+    try:
+        return build(name, workshop)
+    except TypeError as failure:
+        if "unexpected keyword" not in str(failure):
+            raise
+        raise ParameterError("options", workshop.options, f"options of {name} ({failure})") from failure

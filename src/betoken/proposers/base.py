@@ -1,0 +1,128 @@
+"""What a drafting method is: `begin`, `propose`, `observe`, `end`; and the registry of methods by name. No torch.
+
+A proposer may propose anything: the engine drops what cannot be fed, and verification keeps only what the target says itself.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from betoken.draft import Draft
+from betoken.errors import ParameterError
+from betoken.sampling import Sampler
+from betoken.targets.base import Target, TargetInfo
+from betoken.verify import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a proposer wants to see of the target's forward passes."""
+
+    top_ids: int = 0  # the k most likely tokens at the root and at every node
+    draft_probs: bool = False  # residual mode: the engine asks the proposer to draw its tokens and say the law
+
+
+NOTHING = Needs()
+
+
+@dataclass(frozen=True, slots=True)
+class SeqView:
+    """One sequence as a proposer sees it. `tokens` is live (prompt and output, the root last) and must not be changed."""
+
+    seq_id: int
+    tokens: Sequence[int]
+    prompt_length: int
+    sampler: Sampler
+    room: int  # no node deeper than this can be of use
+
+
+@dataclass(frozen=True, slots=True)
+class ProposeContext:
+    """What `propose` is given: the sequences that decode in this step."""
+
+    seqs: Sequence[SeqView]
+    stochastic: bool = False  # residual mode: drafts must carry `probs`, or be deterministic
+
+
+@dataclass(frozen=True, slots=True)
+class ObserveContext:
+    """What came of it. `drafts` are what was really fed, `top_ids[i]` is `[1 + N, k]` where `needs` asked for it."""
+
+    seqs: Sequence[SeqView]
+    drafts: Sequence[Draft]
+    verdicts: Sequence[Verdict]
+    top_ids: Sequence[npt.NDArray[Any]] = ()
+
+
+class Proposer(Protocol):
+    """One drafting method. `seqs` may come and go between steps; a sequence is begun before it is proposed for."""
+
+    name: str
+    needs: Needs
+
+    def begin(self, seq: SeqView) -> None: ...
+
+    def propose(self, ctx: ProposeContext) -> list[Draft]: ...
+
+    def observe(self, ctx: ObserveContext) -> None: ...
+
+    def end(self, seq_id: int) -> None: ...
+
+
+class BaseProposer:
+    """Defaults for methods that keep nothing."""
+
+    name = "none"
+    needs = NOTHING
+
+    def begin(self, seq: SeqView) -> None:
+        """A sequence has its first token."""
+
+    def propose(self, ctx: ProposeContext) -> list[Draft]:
+        """One draft per sequence; here none."""
+        return [Draft() for _ in ctx.seqs]
+
+    def observe(self, ctx: ObserveContext) -> None:
+        """The step is over."""
+
+    def end(self, seq_id: int) -> None:
+        """The sequence is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What a method may be built from: the target's description, and the draft model if the user gave one."""
+
+    target: TargetInfo
+    draft: Target | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+Factory = Callable[[Workshop], Proposer]
+_METHODS: dict[str, Factory] = {}
+
+
+def register(name: str) -> Callable[[Factory], Factory]:
+    """Class or function decorator: make a method known by name. The factory takes a `Workshop`."""
+
+    def remember(factory: Factory) -> Factory:
+        _METHODS[name] = factory
+        return factory
+
+    return remember
+
+
+def methods() -> list[str]:
+    """The names of all methods, plain decoding first."""
+    return ["plain", *sorted(_METHODS)]
+
+
+def build(name: str, workshop: Workshop) -> Proposer | None:
+    """The proposer of a method; None for plain decoding. Raises ParameterError, listing the methods, for an unknown name."""
+    if name == "plain":
+        return None
+    if name not in _METHODS:
+        raise ParameterError("method", name, "one of " + ", ".join(methods()))
+    return _METHODS[name](workshop)

@@ -1,0 +1,73 @@
+"""What the engine needs of a model: two verbs, `score` and `commit`. KV, logits and devices stay behind them. No torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from betoken.draft import EMPTY, Draft
+from betoken.sampling import Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class TargetInfo:
+    """What a target is and can do. `context` is the most tokens a row can hold, None where there is no limit."""
+
+    name: str
+    vocab_size: int
+    eos_ids: frozenset[int] = frozenset()
+    context: int | None = None
+    can_branch: bool = True
+    can_rollback: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What one row is given in one forward pass.
+
+    row:    the row's id; an id never seen before opens an empty row
+    tokens: committed tokens the row's cache has not seen, the root last; empty when `draft` extends a pending tree
+    draft:  the tree below the root; nodes before `start` were fed by an earlier call since the last commit
+    start:  how many of the draft's first nodes are already pending
+    """
+
+    row: int
+    tokens: tuple[int, ...] = ()
+    draft: Draft = EMPTY
+    start: int = 0
+
+
+class Scores(Protocol):
+    """What a forward pass says, asked for lazily. `index` is the feed's place in the batch, `node` -1 for the root."""
+
+    def emit(self, index: int, node: int, sampler: Sampler) -> int | None:
+        """The target's own token after this node; None past the end of a recording."""
+
+    def logits(self, index: int, node: int) -> npt.NDArray[Any]:
+        """`[V]` raw logits after this node, float32 or float64, on the host. Only nodes fed by this call (and the root, where tokens were)."""
+
+    def top_ids(self, index: int, k: int) -> npt.NDArray[Any]:
+        """`[1 + N, k]` the most likely tokens after the root (row 0) and after each node, best first."""
+
+
+class Target(Protocol):
+    """A model whose output is preserved, or a draft model, a recording, a table."""
+
+    @property
+    def info(self) -> TargetInfo: ...
+
+    def length(self, row: int) -> int:
+        """How many committed tokens the row's cache holds (0 for a row never seen)."""
+
+    def score(self, feeds: Sequence[Feed]) -> Scores:
+        """One forward pass over all feeds. What they fed is pending until `commit`."""
+
+    def commit(self, row: int, path: Sequence[int]) -> None:
+        """Keep the pending catch-up tokens and the pending nodes on `path` (root to leaf); forget the other nodes."""
+
+    def truncate(self, row: int, length: int) -> None:
+        """Forget pending nodes and every committed token from `length` on."""
+
+    def release(self, row: int) -> None:
+        """Forget the row."""

@@ -1,0 +1,199 @@
+"""Any Hugging Face causal LM as a target: unmodified `transformers` code, our cache, our masks and positions.
+
+Everything about KV, tensors and devices stays in here and in what this module alone imports.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from transformers import Cache
+
+from betoken.draft import ROOT
+from betoken.kv import SlotCache
+from betoken.sampling import Sampler
+from betoken.targets.base import Feed, TargetInfo
+from betoken.targets.capability import MaskPlan, describe, mask_plan, probe, refuse_unsupported
+from betoken.targets.layout import Layout, RowState, lay_out
+
+
+class HFTarget:
+    """A causal LM from `transformers`, driven by its own unmodified forward.
+
+    model:        any decoder-only model with attention over its whole past; refused with the reason otherwise
+    pack:         prepack linear layers on a CPU; None decides by measurement, False leaves the model as it is
+    reproducible: one code path and one padded width whatever is drafted, so that rounding does not depend on the draft
+    max_context:  a smaller context than the model's own
+
+    Raises UnsupportedModelError.
+    """
+
+    def __init__(
+        self, model: Any, *, pack: bool | None = None, reproducible: bool = False, max_context: int | None = None
+    ) -> None:
+        refuse_unsupported(model)
+        self.model = model
+        self._was_training = bool(model.training)
+        model.eval()
+        self._plan: MaskPlan = mask_plan(model)
+        self._width = 8 if reproducible else 1
+        self._device = model.device
+        self._dtype = model.dtype
+        self._cache = SlotCache(self._plan.num_layers, device=self._device)
+        self._adapter = _CacheAdapter(self._cache)
+        self._order: list[int] = []
+        self._rows: dict[int, RowState] = {}
+        self.info: TargetInfo = describe(model, max_context)
+        self.info = probe(self, self.info)
+        self._restore = _prepack(model, pack)
+
+    def close(self) -> None:
+        """Give the model back as it was found."""
+        self._restore()
+        self.model.train(self._was_training)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes held for keys and values."""
+        return self._cache.nbytes
+
+    def length(self, row: int) -> int:
+        return self._rows[row].length if row in self._rows else 0
+
+    @torch.inference_mode()
+    def score(self, feeds: Sequence[Feed]) -> "HFScores":
+        for feed in feeds:
+            if feed.row not in self._rows:
+                self._rows[feed.row] = RowState()
+                self._order.append(feed.row)
+        by_place = {self._order.index(feed.row): feed for feed in feeds}
+        first, last = min(by_place), max(by_place)
+        states = [self._rows[row] for row in self._order[first : last + 1]]
+        placed = [by_place.get(place) for place in range(first, last + 1)]
+        layout = lay_out(states, placed, width=self._width)
+        self._cache.aim(first, layout.starts, layout.tokens_BQ.shape[1])
+        last_only = not any(len(feed.draft) for feed in feeds) and len(feeds) == 1 and layout.tokens_BQ.shape[1] > 8
+        logits_BKV = self._forward(layout, last_only=last_only)
+        cut = layout.tokens_BQ.shape[1] - logits_BKV.shape[1]
+        place = {feed.row: self._order.index(feed.row) - first for feed in feeds}
+        return HFScores(
+            logits_BKV,
+            [place[feed.row] for feed in feeds],
+            [layout.offset_B[place[feed.row]] - cut for feed in feeds],
+            feeds,
+        )
+
+    def _forward(self, layout: Layout, *, last_only: bool) -> Tensor:
+        """`[B, K, V]` logits: of every query, or of the last one where only a prompt was fed."""
+        keep: dict[str, Any] = (
+            {"logits_to_keep": 1} if last_only and self._plan.keeps_logits and self._width == 1 else {}
+        )
+        output = self.model(
+            input_ids=torch.from_numpy(layout.tokens_BQ).to(self._device),
+            attention_mask=self._masks(layout),
+            position_ids=torch.from_numpy(layout.positions_BQ).to(self._device),
+            past_key_values=self._adapter,
+            use_cache=True,
+            **keep,
+        )
+        logits: Tensor = output.logits
+        return logits
+
+    def _masks(self, layout: Layout) -> Tensor | dict[str, Tensor]:
+        """A 4-D mask silences the model's own sliding window, so each kind of layer gets the mask it would have made."""
+        made: dict[int | None, Tensor] = {}
+        for window in {*self._plan.windows.values()}:
+            allowed = layout.allowed_BQS if window is None else layout.windowed(window)
+            made[window] = self._additive(allowed)
+        if self._plan.by_layer_type:
+            return {kind: made[window] for kind, window in self._plan.windows.items()}
+        return made[self._plan.windows["all"]]
+
+    def _additive(self, allowed_BQS: npt.NDArray[np.bool_]) -> Tensor:
+        """`[B, 1, Q, S]`: 0 where a query may look, the dtype's lowest number elsewhere."""
+        forbidden = torch.from_numpy(~allowed_BQS[:, None]).to(self._device)
+        mask_B1QS = torch.zeros(forbidden.shape, dtype=self._dtype, device=self._device)
+        return mask_B1QS.masked_fill_(forbidden, torch.finfo(self._dtype).min)
+
+    @torch.inference_mode()
+    def commit(self, row: int, path: Sequence[int]) -> None:
+        state = self._rows[row]
+        base = state.base
+        moved = state.settle(path)
+        if moved:
+            self._cache.move(self._order.index(row), moved, base)
+
+    def truncate(self, row: int, length: int) -> None:
+        self._rows[row] = RowState(min(length, self._rows[row].length))
+
+    @torch.inference_mode()
+    def release(self, row: int) -> None:
+        """Forget the row; the last one takes its place, so that the rows in use stay together."""
+        if row not in self._rows:
+            return
+        place, last = self._order.index(row), self._order[-1]
+        if last != row:
+            self._cache.copy_row(len(self._order) - 1, place, self._rows[last].used)
+            self._order[place] = last
+        self._order.pop()
+        del self._rows[row]
+
+
+class HFScores:
+    """Logits of one forward pass, looked at only where somebody asks.
+
+    logits_BKV: `[B, K, V]`; feed i is row `rows[i]`, its root at query `offsets[i] - 1`, its node n at `offsets[i] + n`
+    """
+
+    def __init__(self, logits_BKV: Tensor, rows: list[int], offsets: list[int], feeds: Sequence[Feed]) -> None:
+        self._logits_BKV, self._rows, self._offsets, self._feeds = logits_BKV, rows, offsets, feeds
+        # One transfer for the whole batch; it also waits for an accelerator, so the time lands where the forward is.
+        self._argmax_BK = logits_BKV.argmax(-1).tolist()
+
+    def _query(self, index: int, node: int) -> int:
+        query: int = self._offsets[index] + node
+        if node == ROOT and not self._feeds[index].tokens:
+            raise ValueError("the root was not fed by this call")
+        return query
+
+    def emit(self, index: int, node: int, sampler: Sampler) -> int | None:
+        if sampler.takes_argmax:
+            token: int = self._argmax_BK[self._rows[index]][self._query(index, node)]
+            return token
+        return sampler.choose(self.logits(index, node))
+
+    def logits(self, index: int, node: int) -> npt.NDArray[Any]:
+        row: Tensor = self._logits_BKV[self._rows[index], self._query(index, node)]
+        return row.float().cpu().numpy()
+
+    def top_ids(self, index: int, k: int) -> npt.NDArray[Any]:
+        first = self._query(index, ROOT)
+        row = self._rows[index]
+        if k == 1:
+            return np.array(self._argmax_BK[row][first : first + 1 + len(self._feeds[index].draft)])[:, None]
+        nodes = self._logits_BKV[row, first : first + 1 + len(self._feeds[index].draft)]
+        return nodes.topk(k, dim=-1).indices.cpu().numpy()
+
+
+class _CacheAdapter(Cache):  # type: ignore[misc]
+    """What a model sees of a `SlotCache`: `update`, and a length nobody needs since positions are always given."""
+
+    def __init__(self, slots: SlotCache) -> None:
+        super().__init__(layers=[])
+        self._slots = slots
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        return self._slots.write(layer_idx, key_states, value_states)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self._slots.start
+
+
+def _prepack(model: nn.Module, pack: bool | None) -> Any:
+    del model, pack
+    return lambda: None

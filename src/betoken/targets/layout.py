@@ -1,0 +1,136 @@
+"""Where the tokens of a forward pass go: slots, positions and masks of a batch of feeds. numpy only; the one place that knows.
+
+A row's slots: `[0, length)` committed, then the pending catch-up tokens (the root last), then the pending nodes in draft order. A
+slot is not a position: siblings share a position.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from betoken.draft import EMPTY, BoolArray, Draft, IntArray
+from betoken.targets.base import Feed
+
+
+@dataclass(slots=True)
+class RowState:
+    """One row's cache: committed tokens, and what the forward passes since the last commit added."""
+
+    length: int = 0
+    catch_up: int = 0
+    draft: Draft = EMPTY
+
+    @property
+    def base(self) -> int:
+        """The slot of the draft's first node."""
+        return self.length + self.catch_up
+
+    @property
+    def used(self) -> int:
+        return self.base + len(self.draft)
+
+    def take(self, feed: Feed) -> int:
+        """Note what a feed adds; returns the slot it is written from. Raises ValueError for a feed that does not fit the row."""
+        if feed.tokens:
+            if feed.start:
+                raise ValueError("a feed with catch-up tokens starts a new tree; start must be 0")
+            start, self.catch_up = self.length, len(feed.tokens)
+        elif feed.start != len(self.draft) or not self.catch_up:
+            raise ValueError(f"the draft extends {feed.start} pending nodes, the row has {len(self.draft)}")
+        else:
+            start = self.used
+        self.draft = feed.draft
+        return start
+
+    def settle(self, path: Sequence[int]) -> list[int]:
+        """Commit the catch-up tokens and a path; returns the slots whose contents move up to `base`, none for a chain."""
+        if not self.draft.is_path(path):
+            raise ValueError(f"{list(path)} is no path of the pending tree")
+        base = self.base
+        self.length, self.catch_up, self.draft = base + len(path), 0, EMPTY
+        return [] if list(path) == list(range(len(path))) else [base + node for node in path]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A batch ready to be fed. B rows, Q fed tokens (padded on the right), S slots.
+
+    offset_B: where row b's first node is among its queries; the root, where it was fed, is the query before
+    """
+
+    tokens_BQ: IntArray
+    positions_BQ: IntArray
+    starts: list[int]
+    offset_B: list[int]
+    allowed_BQS: BoolArray
+    slot_positions_BS: IntArray | None = field(default=None)
+
+    def windowed(self, window: int) -> BoolArray:
+        """allowed_BQS, and no key further back than a sliding window of this many tokens (the query's own counted)."""
+        slots = np.arange(self.allowed_BQS.shape[2])[None] if self.slot_positions_BS is None else self.slot_positions_BS
+        near = slots[:, None, :] > self.positions_BQ[:, :, None] - window
+        return self.allowed_BQS & near | _own_slot(self.starts, self.allowed_BQS.shape)
+
+
+def lay_out(rows: Sequence[RowState], feeds: Sequence[Feed | None], *, width: int = 1) -> Layout:
+    """Lay out one forward pass. `rows` are neighbouring rows of the cache, in order; a row without a feed idles.
+
+    width:   the number of queries is padded to a multiple of it
+    """
+    starts = [row.used if feed is None else row.take(feed) for row, feed in zip(rows, feeds, strict=True)]
+    queries = [_queries(row, feed) for row, feed in zip(rows, feeds, strict=True)]
+    longest = -(-max(len(tokens) for tokens, _ in queries) // width) * width
+    slots = max(starts) + longest
+    tokens_BQ = np.zeros((len(rows), longest), dtype=np.int64)
+    positions_BQ = np.zeros((len(rows), longest), dtype=np.int64)
+    for b, (tokens, positions) in enumerate(queries):
+        tokens_BQ[b, : len(tokens)] = tokens
+        positions_BQ[b, : len(tokens)] = positions
+        positions_BQ[b, len(tokens) :] = positions[0] if positions else 0
+    offsets = [0 if feed is None else len(feed.tokens) - feed.start for feed in feeds]
+    if all(row.draft.is_chain for row in rows):
+        allowed = _causal(starts, longest, slots)
+        return Layout(tokens_BQ, positions_BQ, starts, offsets, allowed)
+    allowed = _causal(starts, longest, slots)
+    for b, (row, feed) in enumerate(zip(rows, feeds, strict=True)):
+        if feed is not None and not row.draft.is_chain:
+            _branch(allowed[b], row, feed)
+    return Layout(tokens_BQ, positions_BQ, starts, offsets, allowed, _slot_positions(rows, slots))
+
+
+def _queries(row: RowState, feed: Feed | None) -> tuple[Sequence[int], Sequence[int]]:
+    """Tokens and positions of what one row is fed."""
+    if feed is None:
+        return (), ()
+    root = row.base - 1
+    catch_up = range(row.length, row.length + len(feed.tokens))
+    nodes = feed.draft.tokens[feed.start :], [root + depth for depth in feed.draft.depths[feed.start :]]
+    return (*feed.tokens, *nodes[0]), (*catch_up, *nodes[1])
+
+
+def _causal(starts: Sequence[int], width: int, slots: int) -> BoolArray:
+    """`[B, Q, S]`: a query sees every slot up to its own."""
+    own_BQ = np.array(starts)[:, None] + np.arange(width)
+    return np.asarray(np.arange(slots) <= own_BQ[:, :, None])
+
+
+def _own_slot(starts: Sequence[int], shape: tuple[int, ...]) -> BoolArray:
+    own_BQ = np.array(starts)[:, None] + np.arange(shape[1])
+    return np.asarray(np.arange(shape[2]) == own_BQ[:, :, None])
+
+
+def _branch(allowed_QS: BoolArray, row: RowState, feed: Feed) -> None:
+    """Let the nodes of a branching tree see their ancestors only."""
+    first = len(feed.tokens)
+    last = first + len(feed.draft) - feed.start
+    allowed_QS[first:last, row.base :] = False
+    allowed_QS[first:last, row.base : row.used] = feed.draft.ancestors()[feed.start :]
+
+
+def _slot_positions(rows: Sequence[RowState], slots: int) -> IntArray:
+    positions_BS: npt.NDArray[np.int64] = np.tile(np.arange(slots), (len(rows), 1))
+    for positions_S, row in zip(positions_BS, rows, strict=True):
+        positions_S[row.base : row.used] = row.base - 1 + np.array(row.draft.depths, dtype=np.int64)
+    return positions_BS
