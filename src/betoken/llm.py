@@ -81,13 +81,15 @@ class LLM:
         spelt(self.method)
         loaded = load(model, dtype=dtype, device=device)
         self.tokenizer = loaded.tokenizer
-        self._target = HFTarget(loaded.model, pack=pack, reproducible=reproducible, max_context=max_context)
+        self._target = HFTarget(
+            loaded.model, pack=pack, own=loaded.ours, reproducible=reproducible, max_context=max_context
+        )
         self._draft: HFTarget | None = None
         small: Loaded | None = None
         try:
             if draft is not None:
                 small = _load_draft(draft, loaded, dtype=dtype, device=device)
-                self._draft = HFTarget(small.model, pack=pack, reproducible=reproducible)
+                self._draft = HFTarget(small.model, pack=pack, own=small.ours, reproducible=reproducible)
             self.info = _describe(loaded, small, self.method)
             self._room(None, None)
         except BaseException:

@@ -24,12 +24,14 @@ Source = str | os.PathLike[str] | tuple[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model on its device. `note` says what was decided on the user's behalf, if anything."""
+    """A model on its device. `note` says what was decided on the user's behalf, if anything; `ours`, that nobody else
+    holds the model."""
 
     model: Any
     tokenizer: Any
     name: str
     note: str = ""
+    ours: bool = False
 
 
 def load(source: Source, *, dtype: str = "auto", device: str = "auto") -> Loaded:
@@ -89,7 +91,7 @@ def _load(where: str, name: str, dtype: str, device: torch.device, *, local: boo
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local)
     except (OSError, ValueError, KeyError, RuntimeError) as failure:
         raise _not_loaded(name, failure, local=local) from failure
-    return Loaded(model.to(device).eval(), tokenizer, name, note)
+    return Loaded(model.to(device).eval(), tokenizer, name, note, ours=True)
 
 
 def _not_loaded(name: str, failure: BaseException, *, local: bool) -> Exception:

@@ -9,22 +9,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Cache
 
 from betoken.draft import ROOT
 from betoken.kv import SlotCache
 from betoken.sampling import Sampler
+from betoken.targets.attention import group_heads
 from betoken.targets.base import Feed, TargetInfo
 from betoken.targets.capability import MaskPlan, describe, mask_plan, probe, refuse_unsupported
 from betoken.targets.layout import Layout, RowState, lay_out
+from betoken.targets.lookup import flatten_lookup
+from betoken.targets.packing import Undo, can_pack, pack_linears
 
 
 class HFTarget:
     """A causal LM from `transformers`, driven by its own unmodified forward.
 
     model:        any decoder-only model with attention over its whole past; refused with the reason otherwise
-    pack:         prepack linear layers on a CPU; None decides by measurement, False leaves the model as it is
+    pack:         take shorter ways (`lookup`; on a CPU `packing` and `attention` too): the same function, rounded
+                  otherwise, in less time; None and True: where torch can. False leaves the model as it is
+    own:          nobody else uses the model, so packed weights may replace the plain ones until `close`
     reproducible: one code path and one padded width whatever is drafted, so that rounding does not depend on the draft
     max_context:  a smaller context than the model's own
 
@@ -32,7 +37,13 @@ class HFTarget:
     """
 
     def __init__(
-        self, model: Any, *, pack: bool | None = None, reproducible: bool = False, max_context: int | None = None
+        self,
+        model: Any,
+        *,
+        pack: bool | None = None,
+        own: bool = False,
+        reproducible: bool = False,
+        max_context: int | None = None,
     ) -> None:
         refuse_unsupported(model)
         self.model = model
@@ -48,11 +59,12 @@ class HFTarget:
         self._rows: dict[int, RowState] = {}
         self.info: TargetInfo = describe(model, max_context)
         self.info = probe(self, self.info)
-        self._restore = _prepack(model, pack)
+        self._undo = [] if pack is False else _hasten(model, own=own, one_path=reproducible)
 
     def close(self) -> None:
         """Give the model back as it was found."""
-        self._restore()
+        while self._undo:
+            self._undo.pop()()
         self.model.train(self._was_training)
 
     @property
@@ -194,6 +206,7 @@ class _CacheAdapter(Cache):  # type: ignore[misc]
         return self._slots.start
 
 
-def _prepack(model: nn.Module, pack: bool | None) -> Any:
-    del model, pack
-    return lambda: None
+def _hasten(model: Any, *, own: bool, one_path: bool) -> list[Undo]:
+    """What undoes the shorter ways, to be called last first."""
+    undo = [group_heads(model), pack_linears(model, free=own, one_path=one_path)] if can_pack(model) else []
+    return [*undo, flatten_lookup(model)]

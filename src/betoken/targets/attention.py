@@ -1,0 +1,74 @@
+"""Attention over shared key/value heads without copying them.
+
+As soon as there are several queries and a mask, `transformers` repeats keys and values for every query head. A CPU needs
+no copies: few queries are folded, so that all heads of a group are queries of one key/value head; many go to torch's own
+grouped kernel, which is slow for few (16 times at one query of Llama-3-8B's shape in bfloat16; see docs/speed.md).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+NAME = "betoken_grouped_sdpa"
+FEW_QUERIES = 8
+
+
+def group_heads(model: Any) -> Callable[[], None]:
+    """Let a model on a CPU attend in groups; returns what undoes it. Models with another attention are left alone."""
+    config = model.config.get_text_config()
+    if model.device.type != "cpu" or config._attn_implementation != "sdpa":
+        return lambda: None
+    AttentionInterface.register(NAME, _attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    config._attn_implementation = NAME
+
+    def undo() -> None:
+        config._attn_implementation = "sdpa"
+
+    return undo
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """The interface of transformers' attention functions: `[B, H, Q, D]` in, `[B, Q, H, D]` out."""
+    unusual = dropout or any(others.get(name) is not None for name in ("softcap", "position_bias", "cache"))
+    if unusual or attention_mask is None or attention_mask.shape[1] != 1:
+        result: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
+        )
+        return result
+    heads, groups, queries = query.shape[1], key.shape[1], query.shape[2]
+    # The grouped kernel is slow for few queries, except on small float32 heads.
+    slow = query.dtype != torch.float32 or query.shape[3] >= 64
+    if heads == groups or queries >= FEW_QUERIES or not slow:
+        mixed = scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=heads != groups
+        )
+    else:
+        mixed = _folded(query, key, value, attention_mask, scaling)
+    return mixed.transpose(1, 2).contiguous(), None
+
+
+def _folded(query_BHQD: Tensor, key: Tensor, value: Tensor, mask_B1QS: Tensor, scaling: float | None) -> Tensor:
+    rows, heads, queries, dim = query_BHQD.shape
+    groups = key.shape[1]
+    folded = query_BHQD.reshape(rows, groups, heads // groups * queries, dim)
+    if queries > 1:
+        slots = mask_B1QS.shape[3]
+        mask_B1QS = mask_B1QS.expand(rows, heads // groups, queries, slots).reshape(rows, 1, -1, slots)
+    mixed = scaled_dot_product_attention(folded, key, value, attn_mask=mask_B1QS, scale=scaling)
+    return mixed.view(rows, heads, queries, dim)
