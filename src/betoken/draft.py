@@ -149,6 +149,17 @@ def clip(draft: Draft, *, vocab_size: int, max_depth: int, max_nodes: int | None
     return draft if len(kept) == len(draft) else select(draft, kept)
 
 
+def trunk(draft: Draft) -> Draft:
+    """The chain of first children, for targets that take no trees."""
+    if draft.is_chain:
+        return draft
+    path: list[int] = []
+    for node, parent in enumerate(draft.parents):
+        if parent == (path[-1] if path else ROOT):
+            path.append(node)
+    return select(draft, path)
+
+
 def merge(drafts: Sequence[Draft]) -> tuple[Draft, list[tuple[int, ...]]]:
     """Lay several trees over each other, equal paths sharing nodes.
 

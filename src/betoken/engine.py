@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from betoken.draft import EMPTY, ROOT, Draft, clip
+from betoken.draft import EMPTY, ROOT, Draft, clip, trunk
 from betoken.errors import ParameterError, PromptError
 from betoken.noise import ACCEPT, key, uniforms
 from betoken.params import SEED_LIMIT, SamplingParams
@@ -202,6 +202,8 @@ class Engine:
             return [EMPTY] * len(self._live)
         info = self.target.info
         drafts = self.proposer.propose(ProposeContext([seq.view() for seq in self._live], self._residual))
+        if not info.can_branch:
+            drafts = [trunk(draft) for draft in drafts]
         if self._residual:
             drafts = [_check_drawn(draft, info.vocab_size) for draft in drafts]
         return [
