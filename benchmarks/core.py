@@ -87,7 +87,10 @@ class Rivals:
                 extra["assistant_model"] = self.assistant
             with quiet(), torch.inference_mode():
                 rows = self.model.generate(
-                    torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)).long(), generation_config=config, **extra
+                    torch.tensor([ids]),
+                    attention_mask=torch.ones(1, len(ids)).long(),
+                    generation_config=config,
+                    **extra,
                 )
             return rows.shape[1] - len(ids)
 
@@ -122,7 +125,12 @@ def against(rates: dict[str, list[float]], name: str, *others: str) -> dict[str,
     """One rival over the faster of others, batch by batch."""
     ratios = [mine / max(theirs) for mine, *theirs in zip(rates[name], *(rates[o] for o in others), strict=True)]
     best = max(others, key=lambda other: sum(rates[other]))
-    return {**spread(ratios), "tokens_per_s": median(rates[name]), "other_tokens_per_s": median(rates[best]), "other": best}
+    return {
+        **spread(ratios),
+        "tokens_per_s": median(rates[name]),
+        "other_tokens_per_s": median(rates[best]),
+        "other": best,
+    }
 
 
 def plain_against_generate(rivals: Rivals, rounds: int) -> dict[str, Any]:
@@ -300,7 +308,12 @@ def show(figures: dict[str, Any]) -> Table:
         quartiles_ = f"{found['q1']:.3f}–{found['q3']:.3f}" if "q1" in found else ""
         sign = "≥" if bound > 0 else "≤"
         table.add_row(
-            what, f"{value:.3f}", quartiles_, str(found["n"]), f"{sign} {abs(bound):g}", "reached" if good else "[red]NOT reached"
+            what,
+            f"{value:.3f}",
+            quartiles_,
+            str(found["n"]),
+            f"{sign} {abs(bound):g}",
+            "reached" if good else "[red]NOT reached",
         )
     return table
 

@@ -23,7 +23,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "mamba2": ("Mamba2Config", {**SMALL, "num_heads": 4, "head_dim": 16, "n_groups": 1, "state_size": 4}, "recurrent"),
     "dynamic rope": (
         "LlamaConfig",
-        {**SMALL, "num_attention_heads": 4, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+        {
+            **SMALL,
+            "num_attention_heads": 4,
+            "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
+        },
         "dynamic RoPE",
     ),
 }

@@ -50,7 +50,7 @@ class Preset:
 CPU = Preset(
     target=Shape(hidden=112, layers=16, heads=4, kv_heads=1, head_dim=32, mlp=272),
     draft=Shape(hidden=48, layers=2, heads=3, kv_heads=1, head_dim=16, mlp=96),
-    target_tokens=13_500_000,
+    target_tokens=16_000_000,
     draft_tokens=8_000_000,
     story_characters=5_000_000,
     workers=2,
@@ -58,7 +58,7 @@ CPU = Preset(
     units=2,
     seed_tokens=2_000_000,
 )
-"""Two CPU cores, about two hours: one process a core; a step is ``workers * units * unit`` tokens."""
+"""Two CPU cores, about an hour and a half: one process a core; a step is ``workers * units * unit`` tokens."""
 
 GPU = Preset(
     target=Shape(hidden=512, layers=10, heads=8, kv_heads=4, head_dim=64, mlp=1408),

@@ -5,6 +5,7 @@ noise: at each position it takes the argmax of its own law plus the same Gumbel 
 do (Daliri, Musco, Suresh 2024, section 3). In residual mode it draws with noise of its own and says the law it drew from.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +19,40 @@ from betoken.proposers.base import BaseProposer, ObserveContext, ProposeContext,
 from betoken.targets.base import Feed, Scores, Target
 
 CHUNK = 512
+# How much one drafted token moves the estimate of acceptance, where the estimate starts, and how often a sequence that
+# seems not worth drafting for is tried again.
+LEARNING_RATE = 0.08
+FIRST_ESTIMATE = 0.7
+RETRY = 12
 # How far below a sibling's perturbed value still counts: the rest shares too little to matter for a score.
 RIVALS = 8
+
+
+@dataclass(slots=True)
+class _Pace:
+    """How deep to draft for one sequence: as long as a token is accepted with a probability of at least `worth`.
+
+    The estimate follows what became of the tokens drafted on the accepted path and of the first one off it.
+    """
+
+    worth: float
+    estimate: float = FIRST_ESTIMATE
+    rested: int = 0
+
+    def depth(self, most: int) -> int:
+        """How many levels to draft now, at most `most`."""
+        if self.worth == 0 or self.estimate >= 1:
+            return most
+        depth = min(most, int(math.log(self.worth) / math.log(self.estimate)))
+        self.rested = 0 if depth else self.rested + 1
+        return 1 if self.rested == RETRY else depth
+
+    def learn(self, drafted: int, accepted: int) -> None:
+        """`drafted` levels were drafted, the first `accepted` of them accepted."""
+        if self.rested == RETRY:
+            self.rested = 0
+        for level in range(min(accepted + 1, drafted)):
+            self.estimate += LEARNING_RATE * ((level < accepted) - self.estimate)
 
 
 @dataclass(slots=True)
@@ -27,6 +60,7 @@ class _Tree:
     """A tree while it grows. `fed` nodes are in the draft model's cache; `value[i]` is the product of scores down to node i."""
 
     seq: SeqView
+    depth: int = 0
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
@@ -34,6 +68,7 @@ class _Tree:
     probs: list[npt.NDArray[Any]] = field(default_factory=list)
     frontier: list[int] = field(default_factory=lambda: [ROOT])
     fed: int = 0
+    levels: int = 0
 
     def path(self, node: int) -> list[int]:
         """Tokens from the root's child down to a node."""
@@ -58,7 +93,9 @@ class _Tree:
 class DraftModel(BaseProposer):
     """A draft model behind the target protocol.
 
-    k:         how many levels
+    k:         how many levels at most
+    worth:     draft a level only while its token is accepted with at least this probability, by what happened to this
+               sequence's drafts so far; 0: always k levels. The default suits a level that costs a quarter of a step
     width:     children of each expanded node, and how many nodes a level expands; 1 is a chain
     nodes:     how many nodes are proposed at most, the likeliest kept; None: all
     min_value: a level is not grown below nodes less likely than this to be on the accepted path
@@ -67,18 +104,29 @@ class DraftModel(BaseProposer):
     name = "draft"
 
     def __init__(
-        self, model: Target, *, k: int = 4, width: int = 1, nodes: int | None = None, min_value: float = 0.0
+        self,
+        model: Target,
+        *,
+        k: int = 6,
+        width: int = 1,
+        nodes: int | None = None,
+        min_value: float = 0.0,
+        worth: float = 0.25,
     ) -> None:
         for name, value in (("k", k), ("width", width), ("nodes", 1 if nodes is None else nodes)):
             if not isinstance(value, int) or value < 1:
                 raise ParameterError(name, value, "a whole number of at least 1")
-        if not 0 <= min_value < 1:
-            raise ParameterError("min_value", min_value, "a number from 0 to below 1")
+        for name, share in (("min_value", min_value), ("worth", worth)):
+            if not 0 <= share < 1:
+                raise ParameterError(name, share, "a number from 0 to below 1")
+        self._worth = worth
+        self._paces: dict[int, _Pace] = {}
         self._model, self._k, self._width, self._nodes, self._min_value = model, k, width, nodes, min_value
         self._pending: dict[int, _Tree] = {}
 
     def begin(self, seq: SeqView) -> None:
         """Read the prompt, in chunks; the root stays unread."""
+        self._paces[seq.seq_id] = _Pace(self._worth)
         tokens = seq.tokens[:-1] if self._fits(seq) else ()
         for start in range(0, len(tokens), CHUNK):
             self._model.score([Feed(seq.seq_id, tuple(tokens[start : start + CHUNK]))])
@@ -89,16 +137,19 @@ class DraftModel(BaseProposer):
         return context is None or len(seq.tokens) + self._k <= context
 
     def propose(self, ctx: ProposeContext) -> list[Draft]:
-        self._pending = {seq.seq_id: _Tree(seq) for seq in ctx.seqs if seq.room > 0 and self._fits(seq)}
+        self._pending = {seq.seq_id: _Tree(seq, self._depth(seq)) for seq in ctx.seqs if self._fits(seq)}
         for level in range(self._k):
-            growing = [tree for tree in self._pending.values() if tree.frontier and level < tree.seq.room]
+            growing = [tree for tree in self._pending.values() if tree.frontier and level < tree.depth]
             if not growing:
                 break
             scores = self._model.score([self._feed(tree) for tree in growing])
             for index, tree in enumerate(growing):
-                tree.fed = len(tree.tokens)
+                tree.fed, tree.levels = len(tree.tokens), level + 1
                 tree.frontier = self._grow(tree, scores, index, ctx.stochastic)
         return [self._finish(seq, ctx.stochastic) for seq in ctx.seqs]
+
+    def _depth(self, seq: SeqView) -> int:
+        return self._paces[seq.seq_id].depth(min(self._k, seq.room)) if seq.room > 0 else 0
 
     def _feed(self, tree: _Tree) -> Feed:
         if tree.frontier == [ROOT]:
@@ -150,11 +201,13 @@ class DraftModel(BaseProposer):
         """Keep what the draft model has read of the accepted path: the accepted tokens lead down its own tree."""
         for seq, verdict in zip(ctx.seqs, ctx.verdicts, strict=True):
             tree = self._pending.pop(seq.seq_id, None)
-            if tree is not None:
+            if tree is not None and tree.levels:
+                self._paces[seq.seq_id].learn(tree.levels, len(verdict.path))
                 self._model.commit(seq.seq_id, _read(tree, verdict.tokens[:-1]))
 
     def end(self, seq_id: int) -> None:
         self._pending.pop(seq_id, None)
+        self._paces.pop(seq_id, None)
         self._model.release(seq_id)
 
 
