@@ -42,7 +42,8 @@ class SlotCache:
         self._place: dict[int, tuple[_Group, int]] = {}
         self._first, self._count, self._window = 0, 0, 0
         self._starts: Sequence[int] = ()
-        self._index: tuple[Tensor, Tensor] | None = None
+        self._slots_BQ: Tensor | None = None
+        self._index: dict[int, Tensor] = {}
 
     @property
     def nbytes(self) -> int:
@@ -72,24 +73,32 @@ class SlotCache:
         self.reserve(first_row + len(starts), max(starts) + width)
         self._first, self._count, self._starts = first_row, len(starts), starts
         self._window = max(starts) + width
-        self._index = None
+        self._slots_BQ = None
+        self._index.clear()
         if any(start != starts[0] for start in starts):
-            rows_B1 = torch.arange(len(starts), device=self._device)[:, None]
-            slots_BQ = torch.tensor(starts, device=self._device)[:, None] + torch.arange(width, device=self._device)
-            self._index = rows_B1, slots_BQ
+            first_B1 = torch.tensor(starts, device=self._device)[:, None]
+            self._slots_BQ = first_B1 + torch.arange(width, device=self._device)
 
     def write(self, layer: int, keys_BHQD: Tensor, values_BHQD: Tensor) -> tuple[Tensor, Tensor]:
         """Write one layer's new keys and values; returns views of all its slots up to the last written one, `[B, H, S, D]`."""
         keys_BHSD, values_BHSD = self._views(layer, keys_BHQD, values_BHQD)
-        if self._index is None:
+        if self._slots_BQ is None:
             start = self._starts[0]
             keys_BHSD[:, :, start : start + keys_BHQD.shape[2]] = keys_BHQD
             values_BHSD[:, :, start : start + keys_BHQD.shape[2]] = values_BHQD
         else:
-            rows_B1, slots_BQ = self._index
-            keys_BHSD.transpose(1, 2)[rows_B1, slots_BQ] = keys_BHQD.transpose(1, 2)
-            values_BHSD.transpose(1, 2)[rows_B1, slots_BQ] = values_BHQD.transpose(1, 2)
+            flat = self._flat_slots(keys_BHSD.shape[1])
+            for slots, new in ((keys_BHSD, keys_BHQD), (values_BHSD, values_BHQD)):
+                slots.view(-1, slots.shape[3]).index_copy_(0, flat, new.reshape(-1, new.shape[3]))
         return keys_BHSD[:, :, : self._window], values_BHSD[:, :, : self._window]
+
+    def _flat_slots(self, heads: int) -> Tensor:
+        """`[B * H * Q]` where ragged rows write, counted through rows, heads and slots; the same for every layer."""
+        if heads not in self._index:
+            assert self._slots_BQ is not None
+            rows = torch.arange(self._count * heads, device=self._device).view(self._count, heads, 1)
+            self._index[heads] = (rows * self.slots + self._slots_BQ[:, None]).flatten()
+        return self._index[heads]
 
     def move(self, row: int, source: Sequence[int], start: int) -> None:
         """Copy the slots `source` of a row, in order, to the slots from `start` on."""
