@@ -32,7 +32,7 @@ def brute_force(tokens: Sequence[int], rule: Rule) -> tuple[int, ...]:
             ends = [end for end in ends[-1:] if end + rule.k <= len(tokens)]
         if ends:
             end = ends[0] if rule.earliest else ends[-1]
-            return tuple(tokens[end : end + rule.k])
+            return tuple(tokens[end : end + (rule.k if n > 1 else min(rule.k, rule.single))])
     return ()
 
 

@@ -20,18 +20,20 @@ class Rule:
 
     n_min, n_max: the shortest and longest match tried, longest first
     k:            how many tokens of the continuation are drafted
+    single:       the same after a match of one token only, which says less
     earliest:     take the first occurrence instead of the most recent one
     whole:        only occurrences whose whole k-token continuation lies in the text
     """
 
-    n_min: int = 2
+    n_min: int = 1
     n_max: int = 4
     k: int = 8
+    single: int = 3
     earliest: bool = False
     whole: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("n_min", "n_max", "k"):
+        for name in ("n_min", "n_max", "k", "single"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ParameterError(name, value, "a whole number of at least 1")
@@ -40,7 +42,7 @@ class Rule:
 
 
 PRESETS = {
-    "spec-bench": Rule(n_min=1, n_max=3, k=10, earliest=True, whole=True),
+    "spec-bench": Rule(n_min=1, n_max=3, k=10, single=10, earliest=True, whole=True),
     "vllm": Rule(n_min=4, n_max=4, k=5, earliest=True),
 }
 
@@ -65,13 +67,13 @@ class _Index:
                     self.last[gram] = end
         self.read = max(len(tokens) - 1, 0)
 
-    def find(self, tokens: Any) -> int | None:
-        """Where the continuation of the chosen match starts."""
+    def find(self, tokens: Any) -> tuple[int, int] | None:
+        """Where the continuation of the chosen match starts, and how many tokens of it to draft."""
         places = self.first if self.rule.earliest else self.last
         for n in range(min(self.rule.n_max, len(tokens)), self.rule.n_min - 1, -1):
             end = places.get(tuple(tokens[-n:]))
             if end is not None and (not self.rule.whole or end + self.rule.k <= len(tokens)):
-                return end
+                return end, self.rule.k if n > 1 else min(self.rule.k, self.rule.single)
         return None
 
 
@@ -93,9 +95,11 @@ class Ngram(BaseProposer):
     def _look_up(self, seq: SeqView) -> Draft:
         index = self._indexes[seq.seq_id]
         index.read_on(seq.tokens)
-        start = index.find(seq.tokens)
-        length = min(self._rule.k, seq.room)
-        return EMPTY if start is None or length < 1 else chain(seq.tokens[start : start + length])
+        found = index.find(seq.tokens)
+        if found is None or seq.room < 1:
+            return EMPTY
+        start, length = found
+        return chain(seq.tokens[start : start + min(length, seq.room)])
 
     def end(self, seq_id: int) -> None:
         self._indexes.pop(seq_id, None)

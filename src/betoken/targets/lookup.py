@@ -1,4 +1,6 @@
-"""Submodules and parameters found at once: `nn.Module` looks them up in Python, hundreds of times in a forward pass."""
+"""Submodules and parameters found at once: `nn.Module` looks them up in Python, hundreds of times in a forward pass, and
+looks for hooks at every call of a layer, though a packed layer has none.
+"""
 
 from collections.abc import Callable
 
@@ -23,4 +25,11 @@ def flatten_lookup(model: nn.Module) -> Callable[[], None]:
 
 
 def _members(module: nn.Module) -> dict[str, object]:
-    return {**module._modules, **module._parameters, **module._buffers}
+    children = {name: _shortest(child) for name, child in module._modules.items()}
+    return {**children, **module._parameters, **module._buffers}
+
+
+def _shortest(child: nn.Module | None) -> object:
+    """The function that stands for a packed layer (see `packing`), else the module itself."""
+    forward = None if child is None else child.__dict__.get("forward")
+    return forward if getattr(forward, "stands_for", None) is child and child is not None else child

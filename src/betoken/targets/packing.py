@@ -67,7 +67,7 @@ def _pack(module: Any, *, free: bool, one_path: bool) -> Undo:
     bias = None if module.bias is None else module.bias.detach()
     packed = torch.ops.mkldnn._reorder_linear_weight(weight)
     few = not one_path and weight.numel() < FEW_PRODUCTS
-    module.forward = _two_ways(packed, weight, bias) if few else _one_way(packed, bias)
+    module.forward = _standing_for(module, _two_ways(packed, weight, bias) if few else _one_way(packed, bias))
     if not free or few:
         return lambda: module.__dict__.pop("forward")
     # One element, seen from everywhere: shape, dtype and device stay what they were.
@@ -78,6 +78,14 @@ def _pack(module: Any, *, free: bool, one_path: bool) -> Undo:
         module.weight.data = packed.to_dense()
 
     return unpack
+
+
+def _standing_for(module: Any, forward: Any) -> Any:
+    """Let a function be asked what is asked of linear layers."""
+    forward.stands_for = module
+    for name in ("weight", "bias", "in_features", "out_features"):
+        setattr(forward, name, getattr(module, name))
+    return forward
 
 
 def _one_way(packed: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
