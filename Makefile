@@ -33,9 +33,9 @@ format: $(STAMP) ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## the same, thoroughly; figures also go to runs/compare.json
+bench: $(STAMP) ## measure what the core promises, against transformers; figures also go to runs/core.json
 	@mkdir -p runs
-	$(BIN)/betoken compare --rounds 5 --output runs/compare.json
+	$(BIN)/python benchmarks/core.py --output runs/core.json
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
