@@ -48,8 +48,8 @@ class LLM:
     method:       who drafts; by default "draft" with a draft model, else "ngram"; `LLM.methods()` lists all. Options may
                   be written after it: "draft:k=6:width=2"
     options:      of that method, e.g. `{"k": 4}`
-    dtype:        "auto" (the checkpoint's, but float32 on a CPU that has no instructions for it), "float32",
-                  "bfloat16", ...
+    dtype:        "auto" (the checkpoint's; on a CPU float32 where it has no instructions for that, and for models
+                  under 32 MB, which are faster in it), "float32", "bfloat16", ...
     device:       "auto" (an accelerator where there is one), "cpu", "cuda", "cuda:N", "mps"
     acceptance:   "exact" (the same seed gives the same text, whatever is drafted) or "residual" (the classical rule)
     max_rows:     how many outputs are decoded at once; the others wait

@@ -19,6 +19,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 DEVICES = ("auto", "cpu", "cuda", "mps")
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 
+FITS_A_CACHE = 32_000_000
+
 Source = str | os.PathLike[str] | tuple[Any, Any]
 
 
@@ -86,7 +88,7 @@ def _load(where: str, name: str, dtype: str, device: torch.device, *, local: boo
     try:
         config = AutoConfig.from_pretrained(where, local_files_only=local)
         refuse_other_kinds(config, name)
-        chosen, note = pick_dtype(dtype, config, device)
+        chosen, note = pick_dtype(dtype, config, device, weight_bytes(Path(where)) if local else None)
         model = AutoModelForCausalLM.from_pretrained(where, config=config, dtype=chosen, local_files_only=local)
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local)
     except (OSError, ValueError, KeyError, RuntimeError) as failure:
@@ -138,20 +140,28 @@ def pick_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def pick_dtype(dtype: str, config: Any, device: torch.device) -> tuple[torch.dtype, str]:
+def weight_bytes(folder: Path) -> int:
+    """How large the weight files of a folder are."""
+    kept = {file for pattern in WEIGHTS for file in folder.glob(pattern) if file.suffix != ".json"}
+    return sum(file.stat().st_size for file in kept)
+
+
+def pick_dtype(dtype: str, config: Any, device: torch.device, size: int | None = None) -> tuple[torch.dtype, str]:
     """The dtype to load in, and a note where "auto" departs from the checkpoint's own.
 
-    Without bfloat16 instructions a CPU multiplies 16-bit matrices several times slower than 32-bit ones.
+    Without bfloat16 instructions a CPU multiplies 16-bit matrices several times slower than 32-bit ones; and weights
+    that stay in its cache (`size` bytes of them) are multiplied sooner in float32, which also rounds less.
     """
     if dtype != "auto":
         return DTYPES[dtype], ""
     own = getattr(config, "dtype", None) or torch.float32
-    if device.type != "cpu" or own == torch.float32 or (own == torch.bfloat16 and _fast_bfloat16()):
+    if device.type != "cpu" or own == torch.float32:
         return own, ""
-    return (
-        torch.float32,
-        f"{str(own).removeprefix('torch.')} weights run in float32: this CPU has no instructions for them",
-    )
+    small = size is not None and size < FITS_A_CACHE
+    if own == torch.bfloat16 and _fast_bfloat16() and not small:
+        return own, ""
+    why = "so small a model is faster in it on a CPU" if small else "this CPU has no instructions for them"
+    return torch.float32, f"{str(own).removeprefix('torch.')} weights run in float32: {why}"
 
 
 def _fast_bfloat16() -> bool:

@@ -24,9 +24,9 @@ def table(cells: Sequence[Cell]) -> RenderableType:
     """One line per cell; a section per temperature and group. 80 columns wide where nothing went wrong."""
     made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     made.add_column("", no_wrap=True)
-    for name in ("tok/s", "speed-up", "quartiles", "accepted\nlength", "accepted\nshare"):
+    for name in ("tok/s", "speed-up", "quartiles", "accept.\nlength", "accept.\nrate"):
         made.add_column(name, justify="right", no_wrap=True)
-    made.add_column("same text\nas plain", min_width=13)
+    made.add_column("same text\nas plain", min_width=15)
     made.add_column("loops", justify="right", no_wrap=True)
     for title, section in _sections(cells):
         made.add_row(Text(title, style="bold"))
@@ -39,7 +39,7 @@ def table(cells: Sequence[Cell]) -> RenderableType:
 def _sections(cells: Sequence[Cell]) -> Iterator[tuple[str, list[Cell]]]:
     for key in dict.fromkeys((cell.temperature, cell.group) for cell in cells):
         temperature, group = key
-        title = f"{group}, {heat(temperature)}"
+        title = f"{group}, T = {temperature:g}" if temperature else f"{group}, greedy"
         yield title, [cell for cell in cells if (cell.temperature, cell.group) == key]
 
 
