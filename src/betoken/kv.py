@@ -68,11 +68,12 @@ class SlotCache:
         """The first slot the next forward writes, of its first row."""
         return self._starts[0] if self._starts else 0
 
-    def aim(self, first_row: int, starts: Sequence[int], width: int) -> None:
-        """Say where the next forward writes: rows from `first_row` on, row i its `width` slots from `starts[i]` on."""
-        self.reserve(first_row + len(starts), max(starts) + width)
+    def aim(self, first_row: int, starts: Sequence[int], width: int, window: int) -> None:
+        """Say where the next forward writes: rows from `first_row` on, row i its `width` slots from `starts[i]` on; and
+        that it reads the first `window` slots."""
+        self.reserve(first_row + len(starts), window)
         self._first, self._count, self._starts = first_row, len(starts), starts
-        self._window = max(starts) + width
+        self._window = window
         self._slots_BQ = None
         self._index.clear()
         if any(start != starts[0] for start in starts):

@@ -86,7 +86,7 @@ class HFTarget:
         states = [self._rows[row] for row in self._order[first : last + 1]]
         placed = [by_place.get(place) for place in range(first, last + 1)]
         layout = lay_out(states, placed, width=self._width)
-        self._cache.aim(first, layout.starts, layout.tokens_BQ.shape[1])
+        self._cache.aim(first, layout.starts, layout.tokens_BQ.shape[1], layout.allowed_BQS.shape[2])
         last_only = not any(len(feed.draft) for feed in feeds) and len(feeds) == 1 and layout.tokens_BQ.shape[1] > 8
         logits_BKV = self._forward(layout, last_only=last_only)
         cut = layout.tokens_BQ.shape[1] - logits_BKV.shape[1]

@@ -77,12 +77,12 @@ class Layout:
 def lay_out(rows: Sequence[RowState], feeds: Sequence[Feed | None], *, width: int = 1) -> Layout:
     """Lay out one forward pass. `rows` are neighbouring rows of the cache, in order; a row without a feed idles.
 
-    width:   the number of queries is padded to a multiple of it
+    width:   the number of queries is padded to a multiple of it, and that of slots to a multiple of its square
     """
     starts = [row.used if feed is None else row.take(feed) for row, feed in zip(rows, feeds, strict=True)]
     queries = [_queries(row, feed) for row, feed in zip(rows, feeds, strict=True)]
     longest = -(-max(len(tokens) for tokens, _ in queries) // width) * width
-    slots = max(starts) + longest
+    slots = -(-(max(starts) + longest) // width**2) * width**2
     tokens_BQ = np.zeros((len(rows), longest), dtype=np.int64)
     positions_BQ = np.zeros((len(rows), longest), dtype=np.int64)
     for b, (tokens, positions) in enumerate(queries):
