@@ -69,7 +69,7 @@ class Room:
 
     def add(self, ask: Ask, sample: int = 0) -> Answer:
         seq_id = self.engine.add(ask.request(sample))
-        running = self.engine._waiting[-1]
+        running = self.engine.running(seq_id)
         answer = Answer(seq_id, running.sampler, running.stops)
         self._answers[seq_id] = answer
         return answer

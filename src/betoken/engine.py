@@ -137,6 +137,13 @@ class Engine:
             )
         return context - len(prompt)
 
+    def running(self, seq_id: int) -> Running:
+        """The state of an unfinished request. Raises KeyError for any other id."""
+        for seq in (*self._live, *self._waiting):
+            if seq.seq_id == seq_id:
+                return seq
+        raise KeyError(seq_id)
+
     def abort(self, seq_id: int) -> None:
         """Forget a request, wherever it is."""
         self._waiting = [seq for seq in self._waiting if seq.seq_id != seq_id]
