@@ -72,6 +72,16 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, words: str) -> None:
         read(write_prompts(tmp_path, '{"prompt": "fine"}\n' + line))
 
 
+def test_other_systems_files_are_read(tmp_path: Path) -> None:
+    """A byte order mark, carriage returns, and line separators inside JSON strings."""
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes('\ufeff{"prompt": "a\u2028b"}\r\n{"prompt": "c"}\r\n'.encode())
+    assert [workload.prompt for workload in read(path)] == ["a\u2028b", "c"]
+    plain = tmp_path / "prompts.txt"
+    plain.write_bytes("\ufeffone\r\ntwo\r\n".encode())
+    assert [workload.prompt for workload in read(plain)] == ["one", "two"]
+
+
 def test_a_file_without_prompts(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match="has no prompts"):
         read(write_prompts(tmp_path, "\n \n"))

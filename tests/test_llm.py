@@ -279,3 +279,67 @@ def test_progress_goes_to_standard_error(llm: LLM, capfd: pytest.CaptureFixture[
     shown = llm.generate([PROMPT, "a"], SHORT, progress=True)
     assert [result.text for result in shown] == [result.text for result in quietly]
     assert capfd.readouterr().out == ""
+
+
+def test_steps_closed_in_the_middle_are_over(llm: LLM) -> None:
+    """They went on asking an empty engine for ever."""
+    steps = llm.steps(PROMPT, SHORT)
+    next(steps)
+    steps.close()
+    assert list(steps) == []
+
+
+def test_a_closed_llm_says_so() -> None:
+    model = tiny_llama()
+    llm = LLM((model, byte_tokenizer()), method="naive")
+    steps = llm.steps(PROMPT, SHORT)
+    next(steps)
+    llm.close()
+    llm.close()
+    assert list(steps) == []
+    with pytest.raises(BetokenError, match="is closed"):
+        llm.generate(PROMPT, SHORT)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_llms_may_share_a_model(order: tuple[int, int]) -> None:
+    """The second close failed on what the first had undone."""
+    model = tiny_llama()
+    alone = model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=8, do_sample=False)
+    pair = [LLM((model, byte_tokenizer()), method="naive"), LLM((model, byte_tokenizer()), model)]
+    for place in order:
+        pair[place].close()
+        assert torch.equal(model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=8, do_sample=False), alone)
+    assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda llm: llm.generate("half \ud800"),
+        lambda llm: llm.chat("hi"),
+        lambda llm: llm.chat([1]),
+        lambda llm: llm.generate(["a"], 5),
+        lambda llm: llm.generate(["a"], [None]),
+        lambda llm: llm.stream("a", 5),
+        lambda llm: llm.generate("a", method=5),
+        lambda llm: llm.generate("a", options=5),
+        lambda llm: llm.generate("a", method="draft:width=100000"),
+        lambda llm: llm.generate("a", method="draft:k=100000"),
+    ],
+)
+def test_what_makes_no_sense_is_a_readable_error(llm: LLM, call: Any) -> None:
+    with pytest.raises(BetokenError):
+        call(llm)
+    assert llm.generate("a", SHORT).finish_reason == "length"
+
+
+@pytest.mark.parametrize("settings", [{"max_rows": None}, {"max_rows": "3"}, {"max_context": 0}, {"max_context": 1.5}])
+def test_limits_are_whole_numbers(settings: dict[str, Any]) -> None:
+    with pytest.raises(ParameterError, match="at least 1"):
+        LLM((tiny_llama(), byte_tokenizer()), method="plain", **settings)
+
+
+def test_dtypes_and_devices_may_be_torchs_own(folders: tuple[Path, Path]) -> None:
+    with LLM(folders[0], method="plain", dtype=torch.bfloat16, device=torch.device("cpu")) as llm:
+        assert (llm.info.dtype, llm.info.device) == ("bfloat16", "cpu")

@@ -99,3 +99,29 @@ def test_ids_are_checked_against_the_vocabulary(fields: dict[str, Any], name: st
     with pytest.raises(ParameterError) as caught:
         Sampler(SamplingParams(**fields), seed=0, vocab_size=4, eos_ids=(3,))
     assert caught.value.name == name
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 10**400},
+        {"repetition_penalty": 1e308},
+        {"logit_bias": 5},
+        {"logit_bias": [(1, 2)]},
+        {"stop": 5},
+        {"stop": [None]},
+        {"stop_token_ids": 5},
+        {"allowed_token_ids": 5},
+        {"bad_words": 5},
+        {"bad_words": [None]},
+        {"bad_words": [[1.5]]},
+        {"bad_words": [["a"]]},
+        {"ignore_eos": "no"},
+        {"include_stop_str": 2},
+    ],
+)
+def test_values_of_another_kind_are_named(fields: dict) -> None:
+    """They ended in an OverflowError, an AttributeError or a TypeError, or were taken for something else."""
+    with pytest.raises(ParameterError) as caught:
+        SamplingParams(**fields)
+    assert caught.value.name == next(iter(fields))

@@ -73,6 +73,8 @@ def compare(
 ) -> None:
     """Which method pays, on which kind of prompt? Measures them in turns and checks that no answer changes."""
     with _readable_errors():
+        if output is not None and not output.parent.is_dir():
+            raise BetokenError(f"{output} cannot be written: {output.parent} is no folder")
         with _busy("loading"):
             from betoken.bench.compare import Bench, Setup
             from betoken.bench.measure import Plan
@@ -191,7 +193,7 @@ def _bias(pair: str) -> tuple[int, float]:
 
 
 def _prompt_text(prompt: str) -> str:
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
     if not text:
         raise PromptError("the prompt is empty; give some text, or - with text on standard input")
     return text

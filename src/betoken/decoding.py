@@ -74,6 +74,13 @@ class Room:
         self._answers[seq_id] = answer
         return answer
 
+    def knows(self, answer: Answer) -> bool:
+        return answer.seq_id in self._answers
+
+    def shut(self) -> None:
+        """Abort everything."""
+        self.forget([*self._answers.values()])
+
     def step(self) -> None:
         for event in self.engine.step():
             self._answers[event.seq_id].events.append(event)
@@ -93,6 +100,8 @@ class Steps(Iterator[Step]):
 
     def __next__(self) -> Step:
         answer = self._answer
+        if not self._room.knows(answer):
+            raise StopIteration
         while answer.read == len(answer.events):
             if answer.finished is not None:
                 self.close()

@@ -66,8 +66,8 @@ class LLM:
         *,
         method: str | None = None,
         options: Options | None = None,
-        dtype: str = "auto",
-        device: str = "auto",
+        dtype: Any = "auto",
+        device: Any = "auto",
         acceptance: str = "exact",
         max_rows: int = 32,
         max_context: int | None = None,
@@ -75,10 +75,18 @@ class LLM:
         reproducible: bool = False,
     ) -> None:
         self.method = method or ("draft" if draft is not None else "ngram")
+        if options is not None and not isinstance(options, Mapping):
+            raise ParameterError("options", options, 'a mapping such as {"k": 4}')
+        _check_limit("max_rows", max_rows)
+        if max_context is not None:
+            _check_limit("max_context", max_context)
         self._options = dict(options or {})
         self._engine_settings: dict[str, Any] = {"acceptance": acceptance, "max_rows": max_rows}
         self._rooms: dict[str, Room] = {}
+        self._closed = False
         spelt(self.method)
+        # torch's own objects are what transformers users hand over.
+        dtype, device = str(dtype).removeprefix("torch."), str(device)
         loaded = load(model, dtype=dtype, device=device)
         self.tokenizer = loaded.tokenizer
         self._target = HFTarget(
@@ -108,6 +116,9 @@ class LLM:
 
     def close(self) -> None:
         """Give models back as they were found. The LLM cannot be used afterwards."""
+        self._closed = True
+        for room in self._rooms.values():
+            room.shut()
         self._rooms.clear()
         self._target.close()
         if self._draft is not None:
@@ -193,6 +204,9 @@ class LLM:
 
     def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
         """The token ids of a conversation, up to where the answer begins. Raises PromptError without a template."""
+        given: Any = messages
+        if not isinstance(given, list | tuple) or not all(isinstance(message, Mapping) for message in given):
+            raise PromptError('messages must be a list of {"role": ..., "content": ...}')
         if not getattr(self.tokenizer, "chat_template", None):
             raise PromptError(
                 f"{self.info.model} has no chat template; give a plain prompt, or set tokenizer.chat_template"
@@ -228,6 +242,8 @@ class LLM:
     ) -> Steps:
         """As `stream`, but every step with its tokens, who proposed them, and the counters so far."""
         params = params or SamplingParams()
+        if not isinstance(params, SamplingParams):
+            raise ParameterError("params", params, "SamplingParams")
         if params.n != 1:
             raise ParameterError("n", params.n, "1 for a stream; use generate() for several samples")
         room = self._room(method, options)
@@ -259,6 +275,10 @@ class LLM:
         )
 
     def _encode(self, text: str, *, special: bool = True) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as failure:
+            raise PromptError(f"the text has half a character (a lone surrogate) at {failure.start}") from None
         with quiet():
             return [int(token) for token in self.tokenizer(text, add_special_tokens=special)["input_ids"]]
 
@@ -274,6 +294,10 @@ class LLM:
 
     def _room(self, method: str | None, options: Options | None) -> Room:
         """The engine of a method, made at its first use."""
+        if self._closed:
+            raise BetokenError("this LLM is closed; make a new one")
+        if options is not None and not isinstance(options, Mapping):
+            raise ParameterError("options", options, 'a mapping such as {"k": 4}')
         written = method or self.method
         name, spelt_out = spelt(written)
         given = {**(options if options is not None else self._options if written == self.method else {}), **spelt_out}
@@ -314,6 +338,11 @@ def _describe(target: Loaded, draft: Loaded | None, method: str) -> LLMInfo:
     )
 
 
+def _check_limit(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ParameterError(name, value, "a whole number of at least 1")
+
+
 def _is_single(prompts: Prompt | Sequence[Prompt]) -> bool:
     """One prompt, or a list of them? An empty list is a list."""
     if not isinstance(prompts, Sequence):
@@ -333,6 +362,8 @@ def _checked_ids(prompt: Sequence[int]) -> Sequence[int]:
 def _one_each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> Sequence[SamplingParams]:
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * count
+    if not isinstance(params, Sequence) or not all(isinstance(one, SamplingParams) for one in params):
+        raise ParameterError("params", params, "SamplingParams, or a list of them")
     if len(params) != count:
         raise ParameterError("params", f"{len(params)} of them", f"one for all {count} prompts, or one each")
     return params

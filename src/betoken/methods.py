@@ -9,7 +9,7 @@ from betoken.proposers.base import Proposer, Workshop, build, methods
 
 def spelt(method: str) -> tuple[str, dict[str, Any]]:
     """A method's name and the options written after it: "draft:k=6:width=2". Raises ParameterError for an unknown name."""
-    name, *pairs = method.split(":")
+    name, *pairs = method.split(":") if isinstance(method, str) else (method,)
     if name not in methods():
         raise ParameterError("method", method, "one of " + ", ".join(methods()))
     options = {}

@@ -1,6 +1,5 @@
 """What a caller may ask of sampling, checked at construction. No torch, no numpy."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -8,6 +7,14 @@ from typing import Any
 from betoken.errors import ParameterError
 
 SEED_LIMIT = 2**63
+LARGEST = 1e30  # of any number here: room for arithmetic that stays finite; also false for NaN
+COLLECTIONS: dict[str, tuple[type, ...]] = {
+    "stop": (str, list, tuple),
+    "stop_token_ids": (list, tuple, set, frozenset, range),
+    "bad_words": (str, list, tuple),
+    "allowed_token_ids": (list, tuple, set, frozenset, range),
+    "logit_bias": (Mapping,),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,9 @@ class SamplingParams:
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("include_stop_str", "ignore_eos"):
+            if not isinstance(getattr(self, name), bool):
+                raise ParameterError(name, getattr(self, name), "True or False")
         self._normalise()
         _number("temperature", self.temperature, low=0)
         _whole("top_k", self.top_k, low=0)
@@ -77,6 +87,10 @@ class SamplingParams:
 
     def _normalise(self) -> None:
         """Accept lists, and a single string for `stop`, as users write them."""
+        for field_name, kinds in COLLECTIONS.items():
+            value: Any = getattr(self, field_name)
+            if value is not None and not isinstance(value, kinds):
+                raise ParameterError(field_name, value, "a " + " or a ".join(kind.__name__.lower() for kind in kinds))
         strings: Any = self.stop
         words: Any = self.bad_words
         strings = (strings,) if isinstance(strings, str) else strings
@@ -84,7 +98,7 @@ class SamplingParams:
         for name, value in (
             ("stop", tuple(strings or ())),
             ("stop_token_ids", tuple(self.stop_token_ids or ())),
-            ("bad_words", tuple(word if isinstance(word, str) else tuple(word) for word in words or ())),
+            ("bad_words", tuple(word if isinstance(word, str) else _word(word) for word in words or ())),
             ("allowed_token_ids", None if self.allowed_token_ids is None else tuple(self.allowed_token_ids)),
             ("logit_bias", {_token_id(token): bias for token, bias in (self.logit_bias or {}).items()}),
         ):
@@ -116,6 +130,12 @@ class SamplingParams:
         return replace(self, **changes)
 
 
+def _word(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple) or not all(type(token) is int and token >= 0 for token in value):
+        raise ParameterError("bad_words", value, "non-empty strings or lists of token ids")
+    return tuple(value)
+
+
 def _token_id(value: Any) -> Any:
     """JSON writes the ids of a mapping as strings."""
     return int(value) if isinstance(value, str) and value.isdecimal() else value
@@ -134,7 +154,7 @@ def _optional_whole(name: str, value: Any, *, low: int, high: int | None = None)
 
 
 def _number(name: str, value: Any, *, low: float, high: float | None = None, open_low: bool = False) -> None:
-    bad = isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
+    bad = isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LARGEST
     if bad or value < low or (open_low and value == low) or (high is not None and value > high):
         least = f"above {low}" if open_low else f"at least {low}"
         raise ParameterError(name, value, f"a finite number, {least}" + ("" if high is None else f", at most {high}"))

@@ -24,7 +24,7 @@ from betoken.methods import spelt
 
 SCHEMA = "betoken.compare/1"
 TRANSFORMERS = "transformers"
-USUAL = ("ngram", "lookahead", "draft")
+USUAL = ("naive", "ngram", "lookahead", "draft")
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,13 @@ class Workload:
 def read(path: Path) -> list[Workload]:
     """The prompts of a file. Raises PromptError, naming file and line, for what is no prompt, and for an empty file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as failure:
         reason = getattr(failure, "strerror", None) or failure
         raise PromptError(f"{path} cannot be read: {reason}; expected a text file of prompts") from failure
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    # Not splitlines(): JSON strings may hold the other characters that end lines.
+    rows = enumerate((line.removesuffix("\r") for line in text.split("\n")), 1)
+    lines = [(number, line) for number, line in rows if line.strip()]
     if not lines:
         raise PromptError(f"{path} has no prompts; expected one per line, as JSON or as plain text")
     as_json = path.suffix in (".jsonl", ".json") or lines[0][1].lstrip().startswith("{")
@@ -74,7 +76,7 @@ def _parsed(line: str, place: str, name: str) -> Workload:
 def _prompt(value: Any, place: str) -> str | tuple[int, ...]:
     if isinstance(value, str) and value:
         return value
-    if isinstance(value, list) and value and all(isinstance(token, int) and token >= 0 for token in value):
+    if isinstance(value, list) and value and all(type(token) is int and token >= 0 for token in value):
         return tuple(value)
     raise PromptError(f"{place}: the prompt is {str(value)[:40]!r}; expected text or a list of token ids, not empty")
 

@@ -24,6 +24,7 @@ CHUNK = 512
 LEARNING_RATE = 0.08
 FIRST_ESTIMATE = 0.7
 RETRY = 12
+MOST = {"k": 128, "width": 64, "nodes": 4096}
 # How far below a sibling's perturbed value still counts: the rest shares too little to matter for a score.
 RIVALS = 8
 
@@ -114,8 +115,8 @@ class DraftModel(BaseProposer):
         worth: float = 0.25,
     ) -> None:
         for name, value in (("k", k), ("width", width), ("nodes", 1 if nodes is None else nodes)):
-            if not isinstance(value, int) or value < 1:
-                raise ParameterError(name, value, "a whole number of at least 1")
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST[name]:
+                raise ParameterError(name, value, f"a whole number from 1 to {MOST[name]}")
         for name, share in (("min_value", min_value), ("worth", worth)):
             if not 0 <= share < 1:
                 raise ParameterError(name, share, "a number from 0 to below 1")
@@ -237,7 +238,9 @@ def _read(tree: _Tree, tokens: Sequence[int]) -> list[int]:
 def _build(workshop: Workshop) -> DraftModel:
     if workshop.draft is None:
         raise ParameterError(
-            "draft", None, 'a draft model for method "draft" (a folder, a hub name, or a loaded model)'
+            "draft",
+            None,
+            'a draft model for method "draft": --draft, or LLM(model, draft), a folder, a hub name or a loaded model',
         )
     ours, theirs = workshop.draft.info, workshop.target
     if ours.vocab_size != theirs.vocab_size:

@@ -18,7 +18,8 @@ def flatten_lookup(model: nn.Module) -> Callable[[], None]:
 
     def undo() -> None:
         for module, name, member in added:
-            if module.__dict__.get(name) is member:
+            # Somebody else may have wrapped the model meanwhile, or assigned to the name.
+            if module.__dict__.get(name, undo) is member:
                 del module.__dict__[name]
 
     return undo

@@ -69,12 +69,12 @@ def _pack(module: Any, *, free: bool, one_path: bool) -> Undo:
     few = not one_path and weight.numel() < FEW_PRODUCTS
     module.forward = _standing_for(module, _two_ways(packed, weight, bias) if few else _one_way(packed, bias))
     if not free or few:
-        return lambda: module.__dict__.pop("forward")
+        return lambda: module.__dict__.pop("forward", None)
     # One element, seen from everywhere: shape, dtype and device stay what they were.
     module.weight.data = torch.zeros((), dtype=weight.dtype).expand(weight.shape)
 
     def unpack() -> None:
-        module.__dict__.pop("forward")
+        module.__dict__.pop("forward", None)
         module.weight.data = packed.to_dense()
 
     return unpack
