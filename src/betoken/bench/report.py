@@ -13,7 +13,7 @@ from betoken.bench.measure import Plan, heat
 PAYS, LOSES = 1.05, 0.95
 WORTH_A_REASON = 1.15  # tokens per step
 WHY = {
-    "ngram": "the answer repeats its own prompt, and prompt lookup copies",
+    "ngram": "the text repeats its prompt or itself, and prompt lookup copies",
     "lookahead": "the text falls into short patterns, which lookahead collects on the way",
     "draft": "the draft model often says what the target says",
     "naive": "the same tokens keep following one another",
