@@ -118,6 +118,7 @@ def test_chat_uses_the_template(pair: list[str]) -> None:
     [
         (["generate", "x", "--model", "./nowhere"], "does not exist"),
         (["generate", "x", "--top-p", "3"], "top_p is 3.0"),
+        (["generate", "x", "--show", "-n", "2"], "one sample"),
         (["generate", "x", "--method", "telepathy"], "one of plain"),
         (["generate", "x", "--logit-bias", "a"], "ID=VALUE"),
         (["generate", "x", "--dtype", "int4"], "one of auto"),

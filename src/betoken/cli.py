@@ -165,6 +165,8 @@ def generate(
     given = dict(locals())
     with _readable_errors():
         params = _params(given)
+        if show and (params.n > 1 or params.logprobs is not None):
+            raise ParameterError("show", True, "one sample and no logprobs: leave out -n and --logprobs, or --show")
         text = _prompt_text(prompt)
         with _busy("loading"):
             llm = _load(model, draft, method, acceptance, dtype, device)
