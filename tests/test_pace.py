@@ -10,7 +10,7 @@ from betoken.proposers.draft_model import FIRST_ESTIMATE, RETRY, _Pace
 def test_all_accepted_goes_deeper_and_nothing_accepted_rests() -> None:
     lucky, unlucky = _Pace(0.25), _Pace(0.25)
     first = lucky.depth(20)
-    assert 0.25 <= FIRST_ESTIMATE**first and FIRST_ESTIMATE ** (first + 1) < 0.25
+    assert FIRST_ESTIMATE**first >= 0.25 and FIRST_ESTIMATE ** (first + 1) < 0.25
     for _ in range(40):
         lucky.learn(depth := lucky.depth(20), depth)
         unlucky.learn(unlucky.depth(20), 0)
