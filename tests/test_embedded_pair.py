@@ -53,7 +53,7 @@ def test_chains_say_what_plain_decoding_says(llm: LLM, method: str, temperature:
 @pytest.mark.parametrize("method", ["lookahead", "draft:k=3:width=3"])
 def test_trees_say_what_plain_decoding_says_in_float32(llm: LLM, method: str) -> None:
     if llm.info.dtype != "float32":
-        method = "ngram"  # a tree's rows are summed in another order: bfloat16 promises chains
+        pytest.skip("a tree's rows are summed in another order: bfloat16 promises chains")
     params = SamplingParams(max_tokens=40, temperature=1.0, seed=7)
     for prompt in prompts(llm, 1):
         expected = llm.generate(prompt, params, method="plain").token_ids

@@ -2,7 +2,7 @@
 
 As soon as there are several queries and a mask, `transformers` repeats keys and values for every query head. A CPU needs
 no copies: few queries are folded, so that all heads of a group are queries of one key/value head; many go to torch's own
-grouped kernel, which is slow for few (16 times at one query of Llama-3-8B's shape in bfloat16; see docs/speed.md).
+grouped kernel, which is slow for few (10 times at one query of Llama-3-8B's shape in bfloat16; see docs/speed.md).
 """
 
 from collections.abc import Callable
