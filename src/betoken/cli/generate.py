@@ -1,134 +1,22 @@
-"""`betoken compare` and `betoken generate`."""
+"""`betoken generate`."""
 
-import contextlib
 import sys
 from collections import deque
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from betoken.errors import BetokenError, ParameterError, PromptError
+from betoken.cli.common import INTERRUPTED, Device, DraftModel, Dtype, MaxTokens, Model, busy, readable_errors
+from betoken.errors import ParameterError, PromptError
 from betoken.params import SamplingParams
 
 if TYPE_CHECKING:
-    from betoken.bench.compare import Bench, Report
     from betoken.llm import LLM
     from betoken.outputs import Output, Step
 
-INTERRUPTED = 130
-app = typer.Typer(
-    help="Decode several tokens per forward pass, and say exactly what the model would have said.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
 
-Model = Annotated[str | None, typer.Option(help="Folder or hub name; default: the embedded model.")]
-DraftModel = Annotated[str | None, typer.Option("--draft", help="Draft model with the same vocabulary.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-MaxTokens = Annotated[int, typer.Option(help="Tokens per answer, at most.")]
-
-
-def main() -> None:
-    """The program."""
-    app()
-
-
-@contextlib.contextmanager
-def _readable_errors() -> Iterator[None]:
-    """Errors a user can mend: one red line, exit code 2. Ctrl-C: no traceback, exit code 130."""
-    try:
-        yield
-    except BetokenError as error:
-        line = " ".join(str(error).split())
-        Console(stderr=True, soft_wrap=True).print(Text(f"error: {line}", style="red"))
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
-
-
-@app.command()
-def compare(
-    model: Model = None,
-    draft: DraftModel = None,
-    methods: Annotated[str, typer.Option(help="With commas between, options after them: ngram,draft:k=6.")] = "",
-    prompts: Annotated[Path | None, typer.Option(help="JSON lines, or one prompt per line.")] = None,
-    per_group: Annotated[int | None, typer.Option(min=1, help="At most so many prompts of each group.")] = None,
-    max_tokens: MaxTokens = 128,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts decoded at once.")] = 1,
-    temperature: Annotated[
-        list[float] | None, typer.Option(help="May be given several times; default: 0 and 1.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Measure everything so often; medians count.")] = 1,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Of the sampled answers.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="JSON on standard output, nothing else there.")] = False,
-    output: Annotated[Path | None, typer.Option(help="Write the JSON to a file, too.")] = None,
-) -> None:
-    """Which method pays, on which kind of prompt? Measures them in turns and checks that no answer changes."""
-    with _readable_errors():
-        if output is not None and not output.parent.is_dir():
-            raise BetokenError(f"{output} cannot be written: {output.parent} is no folder")
-        with _busy("loading"):
-            from betoken.bench.compare import Bench, Setup
-            from betoken.bench.measure import Plan
-
-            plan = Plan(tuple(temperature or (0.0, 1.0)), max_tokens, batch_size, rounds, seed)
-            for heat in plan.temperatures:
-                plan.params(heat)
-            names = tuple(name.strip() for name in methods.split(",") if name.strip())
-            bench = Bench(Setup(model, draft, names, prompts, per_group, dtype, device, plan))
-        with bench:
-            report = _measure(bench)
-        _show_report(report, json=json, output=output)
-    if not report.complete:
-        raise typer.Exit(INTERRUPTED)
-    if report.different:
-        raise typer.Exit(1)
-
-
-@contextlib.contextmanager
-def _busy(what: str) -> Iterator[None]:
-    with Console(stderr=True).status(what):
-        yield
-
-
-def _measure(bench: "Bench") -> "Report":
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=bench.calls, completed=-1)
-        return bench.run(lambda what: bar.update(task, description=what, advance=1))
-
-
-def _show_report(report: "Report", *, json: bool, output: Path | None) -> None:
-    from betoken.bench.compare import to_json, write
-    from betoken.bench.report import heading, table, words
-
-    if output is not None:
-        try:
-            write(output, to_json(report))
-        except OSError as failure:
-            raise BetokenError(f"{output} cannot be written: {failure.strerror}") from failure
-    if json:
-        print(to_json(report))
-        return
-    console = Console()
-    console.print(heading(report.header, report.plan))
-    console.print(table(report.cells))
-    console.print(words(report.cells))
-    if not report.complete:
-        console.print("[yellow]Interrupted: this is what was measured until then.[/]")
-
-
-@app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")],
     model: Model = None,
@@ -163,12 +51,12 @@ def generate(
 ) -> None:
     """Answer one prompt, as a stream."""
     given = dict(locals())
-    with _readable_errors():
+    with readable_errors():
         params = _params(given)
         if show and (params.n > 1 or params.logprobs is not None):
             raise ParameterError("show", True, "one sample and no logprobs: leave out -n and --logprobs, or --show")
         text = _prompt_text(prompt)
-        with _busy("loading"):
+        with busy("loading"):
             llm = _load(model, draft, method, acceptance, dtype, device)
         with llm:
             ids = llm.chat_prompt([{"role": "user", "content": text}]) if chat else llm.token_ids(text)

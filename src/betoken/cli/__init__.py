@@ -1,0 +1,20 @@
+"""The program: one command, one file."""
+
+import typer
+
+from betoken.cli.compare import compare
+from betoken.cli.generate import generate
+
+app = typer.Typer(
+    help="Decode several tokens per forward pass, and say exactly what the model would have said.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for _command in (compare, generate):
+    app.command()(_command)
+
+
+def main() -> None:
+    """The program."""
+    app()

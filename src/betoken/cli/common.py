@@ -1,0 +1,38 @@
+"""What the commands share: options, errors as users read them, a sign of life."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from betoken.errors import BetokenError
+
+INTERRUPTED = 130
+
+Model = Annotated[str | None, typer.Option(help="Folder or hub name; default: the embedded model.")]
+DraftModel = Annotated[str | None, typer.Option("--draft", help="Draft model with the same vocabulary.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+MaxTokens = Annotated[int, typer.Option(help="Tokens per answer, at most.")]
+
+
+@contextlib.contextmanager
+def readable_errors() -> Iterator[None]:
+    """Errors a user can mend: one red line, exit code 2. Ctrl-C: no traceback, exit code 130."""
+    try:
+        yield
+    except BetokenError as error:
+        line = " ".join(str(error).split())
+        Console(stderr=True, soft_wrap=True).print(Text(f"error: {line}", style="red"))
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def busy(what: str) -> Iterator[None]:
+    with Console(stderr=True).status(what):
+        yield
