@@ -7,7 +7,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from betoken.draft import EMPTY, ROOT, Draft, clip, trunk
 from betoken.errors import ParameterError, PromptError
@@ -25,12 +25,20 @@ TARGET = "target"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One output to decode: a prompt, how to sample, which of the n samples it is, how tokens become text."""
+    """One output to decode.
+
+    sample: which of the n samples of its prompt it is
+    text:   how tokens become text
+    ends:   of a recording: the output has so many tokens, which drafting must not know
+    keep:   the row stays when the output ends, for `Engine.extend`; until then, or `abort`, it holds memory
+    """
 
     prompt: tuple[int, ...]
     params: SamplingParams = field(default_factory=SamplingParams)
     sample: int = 0
     text: TextStream | None = None
+    ends: int | None = None
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,10 @@ class Running:
     tokens: list[int]
     stats: Stats = field(default_factory=Stats)
     begun: bool = False  # whether the proposer knows of it
+
+    @property
+    def output_length(self) -> int:
+        return len(self.tokens) - len(self.request.prompt)
 
     def view(self) -> SeqView:
         return SeqView(self.seq_id, self.tokens, len(self.request.prompt), self.sampler, self.stops.room - 1)
@@ -96,6 +108,7 @@ class Engine:
         self._ids = itertools.count()
         self._waiting: list[Running] = []
         self._live: list[Running] = []
+        self._kept: dict[int, Running] = {}
 
     @property
     def unfinished(self) -> int:
@@ -104,9 +117,37 @@ class Engine:
 
     def add(self, request: Request) -> int:
         """Take a request; its id is in every event about it. Raises PromptError, ParameterError."""
-        info = self.target.info
+        sampler, stops = self._prepared(request)
+        seq = Running(next(self._ids), request, sampler, stops, list(request.prompt))
+        self._waiting.append(seq)
+        return seq.seq_id
+
+    def extend(
+        self,
+        seq_id: int,
+        tokens: Sequence[int],
+        params: SamplingParams | None = None,
+        text: TextStream | None = None,
+        ends: int | None = None,
+    ) -> None:
+        """Go on with a sequence whose output has ended (`Request.keep`): more context, then another output.
+
+        What is decoded is what a new request with all its tokens as the prompt would give; only the new ones are fed.
+        params, text, ends: of the next output; by default the last one's params, no text. Counters start anew.
+        Raises KeyError where no ended sequence of that id is kept; PromptError, ParameterError.
+        """
+        seq = self._kept[seq_id]
+        prompt, params = (*seq.tokens, *tokens), params or seq.request.params
+        request = replace(seq.request, prompt=prompt, params=params, text=text, ends=ends)
+        seq.sampler, seq.stops = self._prepared(request)
+        seq.request, seq.stats = request, Stats()
+        seq.tokens += tokens
+        del self._kept[seq_id]
+        self._waiting.append(seq)
+
+    def _prepared(self, request: Request) -> tuple[Sampler, Stops]:
+        info, params = self.target.info, request.params
         room = self._room(request.prompt)
-        params = request.params
         seed = secrets.randbelow(SEED_LIMIT) if params.seed is None else params.seed
         if params.stop and request.text is None:
             raise ParameterError("stop", params.stop, "no stop strings where requests carry no detokenizer")
@@ -118,10 +159,7 @@ class Engine:
             prompt=request.prompt,
             eos_ids=info.eos_ids,
         )
-        stops = Stops(params, eos_ids=info.eos_ids, room=room, text=request.text)
-        seq = Running(next(self._ids), request, sampler, stops, list(request.prompt))
-        self._waiting.append(seq)
-        return seq.seq_id
+        return sampler, Stops(params, eos_ids=info.eos_ids, room=room, text=request.text, ends=request.ends)
 
     def _room(self, prompt: Sequence[int]) -> int:
         info = self.target.info
@@ -146,9 +184,15 @@ class Engine:
 
     def abort(self, seq_id: int) -> None:
         """Forget a request, wherever it is."""
-        self._waiting = [seq for seq in self._waiting if seq.seq_id != seq_id]
+        for seq in [seq for seq in self._waiting if seq.seq_id == seq_id]:
+            self._waiting.remove(seq)
+            if seq.begun or self.target.length(seq_id):
+                self._release(seq)
         for seq in [seq for seq in self._live if seq.seq_id == seq_id]:
-            self._retire(seq)
+            self._live.remove(seq)
+            self._release(seq)
+        if seq_id in self._kept:
+            self._release(self._kept.pop(seq_id))
 
     def step(self) -> list[Event]:
         """Admit and prefill what waits, then one step of every decoding row. Events come in the order of the rows."""
@@ -188,7 +232,7 @@ class Engine:
             events.append(self._prefill(seq))
             if seq.stops.reason is not None:
                 self._retire(seq)
-            elif self.proposer is not None:
+            elif self.proposer is not None and not seq.begun:
                 self.proposer.begin(seq.view())
                 seq.begun = True
         return events
@@ -197,7 +241,7 @@ class Engine:
         """The prompt in chunks, no tree; its last forward gives the first token, which is no step."""
         start = time.perf_counter()
         prompt, row = seq.request.prompt, seq.seq_id
-        for begin in range(0, len(prompt), self._chunk):
+        for begin in range(self.target.length(row), len(prompt), self._chunk):
             scores = self.target.score([Feed(row, prompt[begin : begin + self._chunk])])
             self.target.commit(row, ())
         verdict = self._keep(seq, _exact(seq.sampler, scores, 0, EMPTY))
@@ -236,7 +280,7 @@ class Engine:
         """Append the verdict's tokens one by one until one of them ends the output."""
         kept = next((i for i, token in enumerate(verdict.tokens, 1) if seq.stops.push(token)), len(verdict.tokens))
         seq.tokens += verdict.tokens[:kept]
-        del seq.sampler.logprobs[len(seq.tokens) - len(seq.request.prompt) :]
+        del seq.sampler.logprobs[seq.output_length :]
         if len(verdict.tokens) == 0:
             seq.stops.reason = FinishReason.ABORT
         return verdict if kept == len(verdict.tokens) else Verdict(verdict.path[:kept], verdict.tokens[:kept])
@@ -263,6 +307,12 @@ class Engine:
 
     def _retire(self, seq: Running) -> None:
         self._live.remove(seq)
+        if seq.request.keep:
+            self._kept[seq.seq_id] = seq
+        else:
+            self._release(seq)
+
+    def _release(self, seq: Running) -> None:
         self.target.release(seq.seq_id)
         if self.proposer is not None and seq.begun:
             self.proposer.end(seq.seq_id)

@@ -25,3 +25,7 @@ class UnsupportedModelError(BetokenError):
 
 class ModelNotFoundError(BetokenError):
     """No model where the caller pointed."""
+
+
+class TraceError(BetokenError, ValueError):
+    """A recording that cannot be read, replayed or written: names file and line."""

@@ -11,12 +11,14 @@ from betoken.params import SamplingParams
 
 
 class FinishReason(StrEnum):
-    """Why an output ended: an end-of-sequence or stop id, a stop string, max_tokens, or the end of the context."""
+    """Why an output ended: an end-of-sequence or stop id, a stop string, max_tokens, the end of the context, the end of
+    a recording; "abort" where the target had nothing more to say."""
 
     EOS = "eos"
     STOP = "stop"
     LENGTH = "length"
     CONTEXT = "context"
+    END = "end"
     ABORT = "abort"
 
 
@@ -37,13 +39,19 @@ class Stops:
     """
 
     def __init__(
-        self, params: SamplingParams, *, eos_ids: Iterable[int], room: int, text: TextStream | None = None
+        self,
+        params: SamplingParams,
+        *,
+        eos_ids: Iterable[int],
+        room: int,
+        text: TextStream | None = None,
+        ends: int | None = None,
     ) -> None:
         self._params = params
         self._eos = frozenset() if params.ignore_eos else frozenset(eos_ids)
         self._limit = min(room, params.max_tokens or room)
         self._limit_reason = FinishReason.CONTEXT if room < (params.max_tokens or room + 1) else FinishReason.LENGTH
-        self._stream = text
+        self._stream, self._ends = text, ends
         self._held = ""
         self.count = 0
         self.reason: FinishReason | None = None
@@ -63,6 +71,8 @@ class Stops:
             self._show(token)
         if self.reason is None and self.count >= self._limit:
             self.reason = self._limit_reason
+        if self.reason is None and self.count == self._ends:
+            self.reason = FinishReason.END
         return self.reason is not None
 
     def _check_ids(self, token: int) -> None:
