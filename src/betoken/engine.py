@@ -30,6 +30,7 @@ class Request:
     sample: which of the n samples of its prompt it is
     text:   how tokens become text
     ends:   of a recording: the output has so many tokens, which drafting must not know
+    namespace: whose it is; nobody else's text has a say in its drafts
     keep:   the row stays when the output ends, for `Engine.extend`; until then, or `abort`, it holds memory
     """
 
@@ -38,6 +39,7 @@ class Request:
     sample: int = 0
     text: TextStream | None = None
     ends: int | None = None
+    namespace: str = ""
     keep: bool = False
 
 
@@ -70,7 +72,9 @@ class Running:
         return len(self.tokens) - len(self.request.prompt)
 
     def view(self) -> SeqView:
-        return SeqView(self.seq_id, self.tokens, len(self.request.prompt), self.sampler, self.stops.room - 1)
+        request = self.request
+        room = self.stops.room - 1
+        return SeqView(self.seq_id, self.tokens, len(request.prompt), self.sampler, room, request.namespace)
 
 
 class Engine:

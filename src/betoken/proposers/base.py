@@ -36,6 +36,7 @@ class SeqView:
     prompt_length: int
     sampler: Sampler
     room: int  # no node deeper than this can be of use
+    namespace: str = ""  # whose it is: what is remembered of others' sequences must not be used for it
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,5 @@
+"""An index over token sequences, compiled: which contexts were seen, what followed them, and how often. No torch.
+
+`trie` holds the data structure, `index` one index, `library` indexes of many namespaces, `beliefs` how far to trust what
+is found, `growth` the trees that follow from it.
+"""

@@ -1,0 +1,166 @@
+"""How far to trust a piece of evidence about the next token, learnt online from what came. Compiled.
+
+Evidence is a context of some length with what followed it, or the longest match with its one continuation; in the
+sequence itself ("here") or in what is remembered of others ("there"). Laid over each other, least specific first, each
+with its share, they make a law (PPM's blending: Cleary and Witten 1984; Bell, Cleary, Witten 1990, section 6):
+
+    p = doubt * p_of_less_specific_evidence + (1 - doubt) * count / total
+
+The doubt of each kind of evidence is a weight in log-odds. It starts at Witten and Bell's estimate, kinds of
+continuation over occurrences, and takes a gradient step on the log-likelihood at every token.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from betoken.memory.trie import LENGTH, LONGEST, NONE, ORDER, PLACE, child
+
+HERE, THERE = 0, 1
+EVIDENCE = np.dtype([(name, np.int32) for name in ("source", "context", "token", "kind")])
+MOST = 2 * (ORDER + 1) + 2
+# Kinds: by source, context length, how often seen, how varied what followed; of matches: by source and length.
+SIZES, VARIETIES, MATCHES = 8, 4, 13
+CONTEXTS = 2 * (ORDER + 1) * SIZES * VARIETIES
+KINDS = CONTEXTS + 2 * MATCHES * 2
+# Steps shrink like an average's until they are this small.
+SMALLEST_STEP, FIRST_STEP = 0.02, 10
+UNSEEN = 1e-5  # of a token nothing speaks for
+
+Weights = npt.NDArray[Any]
+
+
+@njit(cache=True)
+def _size(total):
+    if total <= 3:
+        return total - 1
+    if total <= 5:
+        return 3
+    if total <= 9:
+        return 4
+    if total <= 19:
+        return 5
+    return 6 if total <= 49 else 7
+
+
+@njit(cache=True)
+def _variety(kids, total):
+    if kids <= 2:
+        return kids - 1
+    return 2 if 2 * kids <= total else 3
+
+
+@njit(cache=True)
+def _match(length):
+    if length <= 8:
+        return length - 1
+    if length <= 12:
+        return 8
+    if length <= 16:
+        return 9
+    if length <= 24:
+        return 10
+    return 11 if length < LONGEST else 12
+
+
+def untaught() -> Weights:
+    """`[2, KINDS]`: the log-odds of each kind's doubt before anything is learnt; and how often each was taught: never."""
+    weights = np.zeros((2, KINDS))
+    totals = (1, 2, 3, 4.5, 7.5, 14, 30, 100)
+    for source in (HERE, THERE):
+        for k in range(ORDER + 1):
+            for size, total in enumerate(totals):
+                for variety in range(VARIETIES):
+                    kids = (1, 2, max(2.5, 0.3 * total), max(2.5, 0.75 * total))[variety]
+                    doubt = min(kids / total, 0.97) if k else (0.5, 0.9)[source]
+                    weights[0, _context_kind(source, k, size, variety)] = math.log(doubt / (1 - doubt))
+        for match in range(MATCHES):
+            weights[0, _match_kind(source, match, 0) : _match_kind(source, match, 0) + 2] = FIRST_MATCH[match]
+    return weights
+
+
+# Longer matches are doubted less: from 0.94 for one token to 0.1 for 32 of them.
+FIRST_MATCH = (2.7, 1.89, 1.12, 0.7, 0.3, 0.09, -0.12, -0.35, -0.6, -0.89, -1.23, -1.7, -2.25)
+
+
+@njit(cache=True)
+def _context_kind(source, k, size, variety):
+    return ((source * (ORDER + 1) + k) * SIZES + size) * VARIETIES + variety
+
+
+@njit(cache=True)
+def _match_kind(source, match, repeated):
+    return CONTEXTS + (source * MATCHES + match) * 2 + repeated
+
+
+@njit(cache=True)
+def doubt(weights, kind):
+    return 1 / (1 + math.exp(-weights[0, kind]))
+
+
+@njit(cache=True)
+def collect(states, here, there, tails, found):
+    """All evidence for a state, least specific first; returns how much.
+
+    states: `[2, STATE]`, here and there; tails: `[2]` what follows the longest match of each, NONE where nothing does
+    found:  `[MOST]` of EVIDENCE, to be filled
+    """
+    n = 0
+    for k in range(ORDER + 1):
+        n = _collect_context(states[THERE, k], there, THERE, k, found, n)
+        n = _collect_context(states[HERE, k], here, HERE, k, found, n)
+    first = THERE if states[THERE, LENGTH] <= states[HERE, LENGTH] else HERE
+    n = _collect_match(states[first], here if first == HERE else there, first, tails[first], found, n)
+    other = 1 - first
+    return _collect_match(states[other], here if other == HERE else there, other, tails[other], found, n)
+
+
+@njit(cache=True)
+def _collect_context(context, ix, source, k, found, n):
+    if context == NONE or ix.nodes[context].kids <= 0 or ix.nodes[context].total <= 0:
+        return n
+    node, one = ix.nodes[context], found[n]
+    one.source, one.context, one.token = source, context, NONE
+    one.kind = _context_kind(source, k, _size(node.total), _variety(node.kids, node.total))
+    return n + 1
+
+
+@njit(cache=True)
+def _collect_match(state, ix, source, token, found, n):
+    length = state[LENGTH]
+    if state[PLACE] == NONE or length < 1 or token == NONE:
+        return n
+    context = state[min(length, ORDER)]
+    repeated = 1 if context != NONE and ix.nodes[context].kids >= 1 else 0
+    one = found[n]
+    one.source, one.context, one.token = source, NONE, token
+    one.kind = _match_kind(source, _match(length), repeated)
+    return n + 1
+
+
+@njit(cache=True)
+def learn(found, n, token, here, there, weights):
+    """The next token came: move every doubt by how much of the token's probability was due to less specific evidence."""
+    gradients = np.empty(MOST)
+    p = UNSEEN
+    for i in range(n):
+        trust = doubt(weights, found[i].kind)
+        below = trust * p
+        p = below + (1 - trust) * _share(found[i], token, here, there)
+        gradients[i] = below / p - trust
+    for i in range(n):
+        kind = found[i].kind
+        weights[1, kind] += 1
+        weights[0, kind] += max(SMALLEST_STEP, 1 / (weights[1, kind] + FIRST_STEP)) * gradients[i]
+
+
+@njit(cache=True)
+def _share(one, token, here, there):
+    if one.context == NONE:
+        return 1.0 if one.token == token else 0.0
+    ix = here if one.source == HERE else there
+    node = child(ix, one.context, token)
+    return 0.0 if node == NONE else ix.nodes[node].count / ix.nodes[one.context].total

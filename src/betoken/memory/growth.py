@@ -1,0 +1,290 @@
+"""From evidence to a draft: a tree grown best-first on the probability of each path (as EAGLE-2's, Li et al. 2024,
+section 4.1, with counts for a draft model). Compiled.
+
+`here` is the index of the sequence itself, `there` that of what is remembered of others.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from betoken.memory.beliefs import EVIDENCE, HERE, MOST, THERE, collect, doubt, learn
+from betoken.memory.trie import LENGTH, LONGEST, NONE, ORDER, PLACE, STATE, TOP, child, extend, top_row
+
+WIDTH = 12  # children a node may have
+LIKELIEST = 96  # tokens looked at for one node
+ENOUGH = 1e-4  # evidence below this share is not looked at
+BLEND, LONGEST_MATCH = 0, 1
+
+
+class Tree(NamedTuple):
+    """Room for a draft of N nodes.
+
+    token, parent, depth: `[N]`; score, value: `[N]` probability given the parent, and of the whole path
+    states: `[N + 1, 2, STATE]`, the root's last; heap: `[...]` of what could still be added
+    """
+
+    token: npt.NDArray[Any]
+    parent: npt.NDArray[Any]
+    depth: npt.NDArray[Any]
+    score: npt.NDArray[Any]
+    value: npt.NDArray[Any]
+    states: npt.NDArray[Any]
+    waiting: npt.NDArray[Any]
+
+
+WAITING = np.dtype([("value", np.float64), ("score", np.float64), ("token", np.int32), ("parent", np.int32)])
+
+
+def room_for(nodes: int) -> Tree:
+    """An empty tree for drafts of so many nodes."""
+    return Tree(
+        token=np.empty(nodes, np.int64),
+        parent=np.empty(nodes, np.int64),
+        depth=np.empty(nodes, np.int64),
+        score=np.empty(nodes),
+        value=np.empty(nodes),
+        states=np.empty((nodes + 1, 2, STATE), np.int64),
+        waiting=np.empty((nodes + 1) * WIDTH, WAITING),
+    )
+
+
+@njit(cache=True)
+def locate(ix, tail, end, state):
+    """The state of an index after tail[:end], looked up from nothing; the longest match is the latest occurrence."""
+    state[:] = NONE
+    state[0], state[LENGTH] = 0, 0
+    for k in range(1, min(ORDER, end) + 1):
+        node = 0
+        for place in range(end - k, end):
+            node = NONE if ix.nodes[node].kids <= 0 else child(ix, node, tail[place])
+            if node == NONE:
+                break
+        if node == NONE:
+            break
+        state[k] = node
+        state[PLACE] = ix.nodes[node].last
+    if state[PLACE] != NONE:
+        at = state[PLACE]
+        long = 0
+        while long < min(LONGEST, end) and at - long >= 0 and ix.text[at - long] == tail[end - 1 - long]:
+            long += 1
+        state[LENGTH] = long
+
+
+@njit(cache=True)
+def _advance(ix, source, old, new, token, tree, node, tail, end):
+    """The state after one more token: `node` of the tree, or the last of tail[:end] where `node` is NONE."""
+    deepest = 0
+    new[0] = 0
+    for k in range(ORDER - 1, -1, -1):
+        context = old[k]
+        found = NONE if context == NONE or ix.nodes[context].kids <= 0 else child(ix, context, token)
+        new[k + 1] = found
+        if found != NONE and deepest == 0:
+            deepest = k + 1
+    at, long = old[PLACE], old[LENGTH]
+    if at != NONE and _after(ix, source, at, tree, NONE if node == NONE else tree.parent[node], end) == token:
+        at, long = at + 1, min(long + 1, LONGEST)
+    else:
+        at, long = NONE, 0
+    if deepest > long:
+        at = ix.nodes[new[deepest]].last
+        long = _agreement(ix.text, at, tree, node, tail, end)
+    new[PLACE], new[LENGTH] = at, long
+
+
+@njit(cache=True)
+def _after(ix, source, at, tree, node, end):
+    """What follows a text place; where that is the end of the sequence itself, its continuation is the path to `node`."""
+    if source == THERE or at + 1 < end:
+        return ix.text[at + 1]
+    depth = at + 2 - end
+    if node == NONE or depth > tree.depth[node]:
+        return NONE
+    while tree.depth[node] > depth:
+        node = tree.parent[node]
+    return tree.token[node]
+
+
+@njit(cache=True)
+def _agreement(text, at, tree, node, tail, end):
+    """How many tokens up to text[at] are those up to `node`, and on from there back through tail[:end]."""
+    long = 0
+    while long < LONGEST and at - long >= 0:
+        if node != NONE:
+            token = tree.token[node]
+            node = tree.parent[node]
+        elif end > 0:
+            end -= 1
+            token = tail[end]
+        else:
+            break
+        if text[at - long] != token or token == NONE:
+            break
+        long += 1
+    return long
+
+
+@njit(cache=True)
+def _weigh(found, n, here, there, weights, tokens, probs):
+    """The likeliest next tokens and their probabilities, unordered; returns how many."""
+    share, m = 1.0, 0
+    for i in range(n - 1, -1, -1):
+        one = found[i]
+        below = doubt(weights, one.kind)
+        mine = share * (1 - below)
+        share *= below
+        if one.context == NONE:
+            m = _put(tokens, probs, m, one.token, mine)
+        elif one.source == HERE:
+            m = _put_children(here, one.context, mine, tokens, probs, m)
+        else:
+            m = _put_children(there, one.context, mine, tokens, probs, m)
+        if share < ENOUGH:
+            break
+    return m
+
+
+@njit(cache=True)
+def _put_children(ix, context, share, tokens, probs, m):
+    share /= ix.nodes[context].total
+    if ix.nodes[context].top != NONE:
+        row = top_row(ix, context)
+        for i in range(TOP):
+            node = ix.tops[row, i]
+            if node != NONE:
+                m = _put(tokens, probs, m, ix.nodes[node].token, share * ix.nodes[node].count)
+        return m
+    node = ix.nodes[context].first
+    while node != NONE:
+        m = _put(tokens, probs, m, ix.nodes[node].token, share * ix.nodes[node].count)
+        node = ix.nodes[node].next
+    return m
+
+
+@njit(cache=True)
+def _put(tokens, probs, m, token, prob):
+    for i in range(m):
+        if tokens[i] == token:
+            probs[i] += prob
+            return m
+    if m < LIKELIEST:
+        tokens[m], probs[m] = token, prob
+        return m + 1
+    return m
+
+
+@njit(cache=True)
+def _weigh_longest(states, here, there, tails, tokens, probs):
+    """Only the longest context that was seen before, of the index where it is longer; a match of L tokens is trusted to
+    go on L times in L + 1, the rest goes by how often what followed."""
+    source = HERE if states[HERE, LENGTH] >= states[THERE, LENGTH] else THERE
+    ix = here if source == HERE else there
+    length, m, share = states[source, LENGTH], 0, 1.0
+    if length < 1:
+        return 0
+    if tails[source] != NONE:
+        m = _put(tokens, probs, m, tails[source], length / (length + 1))
+        share = 1 / (length + 1)
+    for k in range(min(length, ORDER), 0, -1):
+        context = states[source, k]
+        if context != NONE and ix.nodes[context].kids > 0 and ix.nodes[context].total > 0:
+            return _put_children(ix, context, share * k / (k + 1), tokens, probs, m)
+    return m
+
+
+@njit(cache=True)
+def grow(rule, here, there, states, tree, tail, end, weights, limits, floor):
+    """Fill the tree; returns how many nodes.
+
+    states: `[2, STATE]` the root's; tail[:end]: the sequence; limits: most nodes, most depth
+    floor:  no node whose path is less probable
+    """
+    root = len(tree.states) - 1
+    tree.states[root] = states
+    found, tails = np.empty(MOST, EVIDENCE), np.empty(2, np.int64)
+    tokens, probs = np.empty(LIKELIEST, np.int64), np.empty(LIKELIEST)
+    most, deepest = limits
+    size, waiting, node = 0, 0, NONE
+    while True:
+        depth = 0 if node == NONE else tree.depth[node]
+        if depth < deepest:
+            now = tree.states[root if node == NONE else node]
+            for source in range(2):
+                at = now[source, PLACE]
+                ix = here if source == HERE else there
+                tails[source] = NONE if at == NONE else _after(ix, source, at, tree, node, end)
+            if rule == BLEND:
+                n = collect(now, here, there, tails, found)
+                m = _weigh(found, n, here, there, weights, tokens, probs)
+            else:
+                m = _weigh_longest(now, here, there, tails, tokens, probs)
+            waiting = _wait(tree, node, tokens, probs, m, waiting, floor)
+        if size >= most or waiting == 0:
+            return size
+        waiting = _take(tree, waiting, size)
+        node = size
+        size += 1
+        above = tree.states[root if tree.parent[node] == NONE else tree.parent[node]]
+        for source in range(2):
+            ix = here if source == HERE else there
+            old, new = above[source], tree.states[node, source]
+            _advance(ix, source, old, new, tree.token[node], tree, node, tail, end)
+
+
+@njit(cache=True)
+def _wait(tree, node, tokens, probs, m, waiting, floor):
+    """Queue the likeliest children of a node."""
+    value = 1.0 if node == NONE else tree.value[node]
+    for _ in range(WIDTH):
+        best, most = -1, 0.0
+        for i in range(m):
+            if probs[i] > most:
+                best, most = i, probs[i]
+        if best < 0 or value * most < floor:
+            break
+        one = tree.waiting[waiting]
+        one.value, one.score, one.token, one.parent = value * most, most, tokens[best], node
+        waiting += 1
+        probs[best] = 0.0
+    return waiting
+
+
+@njit(cache=True)
+def _take(tree, waiting, size):
+    """Move the likeliest of the queue into the tree; what is left of the queue."""
+    best = 0
+    for i in range(1, waiting):
+        if tree.waiting[i].value > tree.waiting[best].value:
+            best = i
+    one, parent = tree.waiting[best], tree.waiting[best].parent
+    tree.token[size], tree.parent[size], tree.score[size], tree.value[size] = one.token, parent, one.score, one.value
+    tree.depth[size] = 1 if parent == NONE else tree.depth[parent] + 1
+    last = tree.waiting[waiting - 1]
+    one.value, one.score, one.token, one.parent = last.value, last.score, last.token, last.parent
+    return waiting - 1
+
+
+@njit(cache=True)
+def absorb(here, there, states, tree, begin, end, weights, teach):
+    """Take here.text[begin:end], not yet indexed, into the sequence's index and both states; `teach` learns from each."""
+    found, tails, new = np.empty(MOST, EVIDENCE), np.empty(2, np.int64), np.empty(STATE, np.int64)
+    text = here.text
+    for place in range(begin, end):
+        token, after = text[place], text[place + 1]
+        text[place] = NONE  # what is not indexed yet must not be found
+        if teach:
+            for source in range(2):
+                at = states[source, PLACE]
+                ix = here if source == HERE else there
+                tails[source] = NONE if at == NONE else ix.text[at + 1]
+            n = collect(states, here, there, tails, found)
+            learn(found, n, token, here, there, weights)
+        text[place], text[place + 1] = token, NONE
+        extend(here, states[HERE], place, place + 1)
+        _advance(there, THERE, states[THERE], new, token, tree, NONE, text, place + 1)
+        states[THERE] = new
+        text[place + 1] = after

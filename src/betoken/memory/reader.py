@@ -1,0 +1,113 @@
+"""Sequences as they are read: indexed while they grow, drafted for, remembered when they end. No drafting method by name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from betoken.memory.beliefs import HERE, THERE, Weights
+from betoken.memory.growth import absorb, grow, locate, room_for
+from betoken.memory.index import CHUNK, Index
+from betoken.memory.library import Library, Shelf
+from betoken.memory.trie import STATE, Ints
+
+Nodes = tuple[list[int], list[int], list[float]]
+
+
+@dataclass(slots=True)
+class Reading:
+    """One sequence. `states` is `[2, STATE]`: where it stands in its own index, and in the shelf's of that `version`."""
+
+    namespace: str
+    shelf: Shelf
+    unremembered: int  # the first prompt stays out of the memory
+    weights: Weights
+    before: Weights
+    index: Index = field(default_factory=Index)
+    states: Ints = field(default_factory=lambda: np.zeros((2, STATE), np.int64))
+    version: int = -1
+    text: int = 0
+
+
+class Reader:
+    """What `mix` and `suffix` have in common.
+
+    rule:     how evidence becomes probabilities (`growth.BLEND`, `growth.LONGEST_MATCH`)
+    nodes:    of a draft, at most; floor: the least probable path
+    library:  where ended sequences go; remember: whether they do
+    """
+
+    def __init__(self, rule: int, *, nodes: int, floor: float, library: Library, remember: bool) -> None:
+        self._rule, self._nodes, self._floor = rule, nodes, floor
+        self.library, self._remember = library, remember
+        self._tree = room_for(nodes)
+        self._readings: dict[int, Reading] = {}
+
+    def begin(self, seq_id: int, prompt_length: int, namespace: str) -> None:
+        """A sequence of which `prompt_length` tokens are its first prompt."""
+        with self.library.lock:
+            shelf = self.library.shelf(namespace) if self._remember else Shelf()
+            weights = shelf.weights.copy()
+        weights[1] = 0  # every sequence is learnt from quickly at first
+        reading = Reading(namespace, shelf, prompt_length, weights, weights[0].copy())
+        reading.text = reading.index.new()
+        reading.states[HERE] = reading.index.state
+        reading.index.state = reading.states[HERE]
+        self._readings[seq_id] = reading
+
+    def read(self, seq_id: int, tokens: Sequence[int], output: int) -> None:
+        """Index what is new of a sequence. What an output says after its first token, at `output`, is learnt from."""
+        reading = self._readings[seq_id]
+        known, taught = len(reading.index), min(output + 1, len(tokens))
+        with self.library.lock:
+            self._find_there(reading)
+            for begin in range(known, taught, CHUNK):
+                self._absorb(reading, tokens[begin : min(begin + CHUNK, taught)], teach=False)
+            for begin in range(max(known, taught), len(tokens), CHUNK):
+                self._absorb(reading, tokens[begin : begin + CHUNK], teach=True)
+
+    def _absorb(self, reading: Reading, tokens: Sequence[int], *, teach: bool) -> None:
+        index, begin = reading.index, len(reading.index)
+        end = begin + len(tokens)
+        index.reserve(len(tokens))
+        index.arrays.text[begin:end] = tokens
+        index.arrays.text[end] = -1
+        here, there = index.arrays, reading.shelf.index.arrays
+        absorb(here, there, reading.states, self._tree, begin, end, reading.weights, teach)
+        index.grown(len(tokens))
+
+    def _find_there(self, reading: Reading) -> None:
+        """Look the place in the shelf up again where others have changed it meanwhile."""
+        there = reading.shelf.index
+        if reading.version != there.version:
+            locate(there.arrays, reading.index.arrays.text, len(reading.index), reading.states[THERE])
+            reading.version = there.version
+
+    def draft(self, seq_id: int, room: int) -> Nodes:
+        """The tokens, parents and scores of a draft for what has been read."""
+        reading = self._readings[seq_id]
+        with self.library.lock:
+            self._find_there(reading)
+            size = grow(
+                self._rule,
+                reading.index.arrays,
+                reading.shelf.index.arrays,
+                reading.states,
+                self._tree,
+                reading.index.arrays.text,
+                len(reading.index),
+                reading.weights,
+                (self._nodes, min(room, self._nodes)),
+                self._floor,
+            )
+            tree = self._tree
+            return tree.token[:size].tolist(), tree.parent[:size].tolist(), tree.score[:size].tolist()
+
+    def end(self, seq_id: int) -> int | None:
+        """A sequence is over; the number it has in the library, if it is remembered."""
+        reading = self._readings.pop(seq_id)
+        if not self._remember:
+            return None
+        with self.library.lock:
+            reading.shelf.weights[0] += reading.weights[0] - reading.before
+            return self.library.add(reading.index.tokens(reading.text)[reading.unremembered :], reading.namespace)

@@ -1,0 +1,67 @@
+"""What `mix` and `suffix` share: sequences are indexed as they grow, and remembered for later ones when they end."""
+
+from typing import TYPE_CHECKING
+
+from betoken.draft import EMPTY, Draft
+from betoken.errors import ParameterError
+from betoken.proposers.base import BaseProposer, ObserveContext, ProposeContext, SeqView
+
+if TYPE_CHECKING:
+    pass
+
+MOST_NODES, MOST_TOKENS = 1024, 2**30
+
+
+class ReadingProposer(BaseProposer):
+    """Drafts from an index of the sequence and of ended ones (those without their first prompt, which often is long,
+    and not what a model says).
+
+    nodes:    of a draft, at most
+    floor:    no node whose path is less probable than this
+    memory:   whether ended sequences are remembered, each for its own namespace
+    capacity: how many tokens of them
+    load:     a file written by `library.save`, to begin with
+    Raises ParameterError; BetokenError where the file cannot be loaded.
+    """
+
+    def __init__(
+        self, rule: int, *, nodes: int, floor: float, memory: bool | str, capacity: int, load: str | None
+    ) -> None:
+        for name, value, most in (("nodes", nodes, MOST_NODES), ("capacity", capacity, MOST_TOKENS)):
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise ParameterError(name, value, f"a whole number from 1 to {most}")
+        if isinstance(floor, bool) or not isinstance(floor, int | float) or not 0 <= floor < 1:
+            raise ParameterError("floor", floor, "a number from 0 to below 1")
+        if memory not in SWITCH:
+            raise ParameterError("memory", memory, "on or off")
+        # Here and not above: the compiler behind them takes half a second to import.
+        from betoken.memory.library import Library
+        from betoken.memory.reader import Reader
+
+        self.library: Library = Library(capacity)
+        if load is not None:
+            self.library.load(load)
+        self._reader = Reader(rule, nodes=nodes, floor=floor, library=self.library, remember=SWITCH[memory])
+
+    def begin(self, seq: SeqView) -> None:
+        self._reader.begin(seq.seq_id, seq.prompt_length, seq.namespace)
+
+    def propose(self, ctx: ProposeContext) -> list[Draft]:
+        return [self._draft(seq) for seq in ctx.seqs]
+
+    def _draft(self, seq: SeqView) -> Draft:
+        if seq.room < 1:
+            return EMPTY
+        self._reader.read(seq.seq_id, seq.tokens, seq.prompt_length)
+        tokens, parents, scores = self._reader.draft(seq.seq_id, seq.room)
+        return Draft(tuple(tokens), tuple(parents), tuple(scores))
+
+    def observe(self, ctx: ObserveContext) -> None:
+        for seq in ctx.seqs:
+            self._reader.read(seq.seq_id, seq.tokens, seq.prompt_length)
+
+    def end(self, seq_id: int) -> None:
+        self._reader.end(seq_id)
+
+
+SWITCH = {True: True, False: False, "on": True, "off": False}

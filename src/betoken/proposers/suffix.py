@@ -1,0 +1,33 @@
+"""`suffix`: what followed the longest match, here or in earlier sequences, drafted as far as the match is worth
+(SuffixDecoding: Oliaro et al. 2024, arXiv 2411.04975; SAM decoding: Hu et al. 2024, arXiv 2411.10666).
+
+Frugal: a node is drafted only where its path seems likelier than `floor`. A match of L tokens is trusted to go on L times
+in L + 1, so a long one is followed far and a short one hardly; the rest goes by how often what followed the context.
+"""
+
+from betoken.proposers.base import Workshop, register
+from betoken.proposers.reading import ReadingProposer
+
+LONGEST_MATCH = 1  # growth.LONGEST_MATCH
+
+
+class Suffix(ReadingProposer):
+    """The continuations of the longest match. Options: see `ReadingProposer`."""
+
+    name = "suffix"
+
+    def __init__(
+        self,
+        *,
+        nodes: int = 40,
+        floor: float = 0.1,
+        memory: bool | str = True,
+        capacity: int = 1_000_000,
+        load: str | None = None,
+    ) -> None:
+        super().__init__(LONGEST_MATCH, nodes=nodes, floor=floor, memory=memory, capacity=capacity, load=load)
+
+
+@register("suffix")
+def _build(workshop: Workshop) -> Suffix:
+    return Suffix(**workshop.options)
