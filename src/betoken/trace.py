@@ -2,18 +2,19 @@
 
 A trace is a text file of JSON lines, gzipped where its name ends in `.gz`. The first line says what the others are:
 
-    {"format": "betoken-trace", "version": 1, "model": "...", "vocab_size": 4096}
+    {"format": "betoken-trace", "version": 1, "model": "...", "vocab_size": 4096, "eos_ids": [2]}
 
 and every other line is a conversation:
 
     {"id": "7", "category": "chat", "segments": [["context", [5, 9]], ["output", [3, 1], "text"]], "seed": 0, "sampling": {}}
 
-`model`, `vocab_size`, the texts, `seed` and `sampling` may be missing; so may the whole first line.
+`model`, `vocab_size`, `eos_ids`, the texts, `seed` and `sampling` may be missing; so may the whole first line.
 """
 
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import FileIO
@@ -36,6 +37,7 @@ class Header:
 
     model: str | None = None
     vocab_size: int | None = None
+    eos_ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,14 @@ class Trace:
         """The header's, or one more than the largest id."""
         found = (max(s.tokens, default=0) for c in self.conversations for s in c.segments)
         return self.header.vocab_size or max(found, default=0) + 1
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """The header's; else the token that most outputs end with, if there is one."""
+        if self.header.eos_ids is not None:
+            return frozenset(self.header.eos_ids)
+        last = Counter(segment.tokens[-1] for c in self.conversations for segment in c.outputs if segment.tokens)
+        return frozenset(token for token, times in last.items() if 2 * times > last.total())
 
 
 def read(path: Path) -> Trace:
@@ -133,8 +143,10 @@ def _header(entry: Mapping[str, Any], place: str) -> Header:
     size = entry.get("vocab_size")
     if size is not None and (type(size) is not int or size < 1):
         raise TraceError(f"{place}: vocab_size is {size!r}; expected a whole number of at least 1, or none")
-    model = entry.get("model")
-    return Header(None if model is None else str(model), size)
+    model, ends = entry.get("model"), entry.get("eos_ids")
+    if ends is not None and not (isinstance(ends, list) and all(type(end) is int for end in ends)):
+        raise TraceError(f"{place}: eos_ids is {ends!r}; expected a list of token ids, or none")
+    return Header(None if model is None else str(model), size, None if ends is None else tuple(ends))
 
 
 def _conversation(entry: Mapping[str, Any], place: str, vocab_size: int | None) -> Conversation:
@@ -197,7 +209,7 @@ class Writer:
             raise TraceError(f"{path} exists already; give another name, or remove it") from None
         except OSError as failure:
             raise TraceError(f"{path} cannot be written: {failure.strerror}") from failure
-        facts = {"model": header.model, "vocab_size": header.vocab_size}
+        facts = {"model": header.model, "vocab_size": header.vocab_size, "eos_ids": header.eos_ids}
         known = {name: value for name, value in facts.items() if value is not None}
         try:
             self._put({"format": FORMAT, "version": VERSION, **known})

@@ -39,36 +39,40 @@ class Tally:
         self.categories[category] = self.categories.get(category, Stats()).merge(stats)
 
 
-@dataclass(frozen=True, slots=True)
 class Replay:
-    """How to replay.
+    """One method on its way through a trace.
 
     make:  the method's proposer, nothing remembered; None for plain decoding
     warm:  one proposer for the whole trace, which may remember earlier conversations; else a new one for each
     nodes: how many nodes of a draft are fed at most
     """
 
-    method: str
-    make: Callable[[], Proposer | None]
-    target: RecordedTarget
-    warm: bool = False
-    nodes: int | None = None
+    def __init__(
+        self,
+        method: str,
+        make: Callable[[], Proposer | None],
+        target: RecordedTarget,
+        *,
+        warm: bool = False,
+        nodes: int | None = None,
+    ) -> None:
+        self.tally = Tally(method)
+        self._make, self._target, self._warm, self._nodes = make, target, warm, nodes
+        self._engine: Engine | None = None
 
-    def run(self, trace: Trace, on_conversation: Callable[[], object] = lambda: None) -> Tally:
-        """Replay every conversation in order. Raises TraceError for one the target cannot hold."""
-        tally = Tally(self.method)
-        engine = self._engine()
-        for number, conversation in enumerate(trace.conversations):
-            if number and not self.warm:
-                engine = self._engine()
-            for stats in replay_one(engine, self.target, conversation):
-                tally.add(conversation.category, stats)
-            on_conversation()
-        return tally
+    def add(self, conversation: Conversation) -> None:
+        """Replay one more conversation. Raises TraceError for one the target cannot hold."""
+        if self._engine is None or not self._warm:
+            limits: dict[str, Any] = {} if self._nodes is None else {"max_nodes": self._nodes}
+            self._engine = Engine(self._target, self._make(), **limits)
+        for stats in replay_one(self._engine, self._target, conversation):
+            self.tally.add(conversation.category, stats)
 
-    def _engine(self) -> Engine:
-        limits: dict[str, Any] = {} if self.nodes is None else {"max_nodes": self.nodes}
-        return Engine(self.target, self.make(), **limits)
+    def run(self, trace: Trace) -> Tally:
+        """Replay a whole trace, in order."""
+        for conversation in trace.conversations:
+            self.add(conversation)
+        return self.tally
 
 
 def replay_one(engine: Engine, target: RecordedTarget, conversation: Conversation) -> Iterator[Stats]:

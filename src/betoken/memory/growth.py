@@ -197,11 +197,11 @@ def _weigh_longest(states, here, there, tails, tokens, probs):
 
 
 @njit(cache=True)
-def grow(rule, here, there, states, tree, tail, end, weights, limits, floor):
+def grow(rule, here, there, states, tree, tail, end, weights, limits, floor, ends):
     """Fill the tree; returns how many nodes.
 
     states: `[2, STATE]` the root's; tail[:end]: the sequence; limits: most nodes, most depth
-    floor:  no node whose path is less probable
+    floor:  no node whose path is less probable; ends: tokens that nothing follows
     """
     root = len(tree.states) - 1
     tree.states[root] = states
@@ -211,7 +211,7 @@ def grow(rule, here, there, states, tree, tail, end, weights, limits, floor):
     size, waiting, node = 0, 0, NONE
     while True:
         depth = 0 if node == NONE else tree.depth[node]
-        if depth < deepest:
+        if depth < deepest and (node == NONE or not _is_in(tree.token[node], ends)):
             now = tree.states[root if node == NONE else node]
             for source in range(2):
                 at = now[source, PLACE]
@@ -233,6 +233,14 @@ def grow(rule, here, there, states, tree, tail, end, weights, limits, floor):
             ix = here if source == HERE else there
             old, new = above[source], tree.states[node, source]
             _advance(ix, source, old, new, tree.token[node], tree, node, tail, end)
+
+
+@njit(cache=True)
+def _is_in(token, ends):
+    for i in range(len(ends)):  # noqa: SIM110 - compiled
+        if ends[i] == token:
+            return True
+    return False
 
 
 @njit(cache=True)

@@ -1,6 +1,6 @@
 """Sequences as they are read: indexed while they grow, drafted for, remembered when they end. No drafting method by name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,11 +34,15 @@ class Reader:
 
     rule:     how evidence becomes probabilities (`growth.BLEND`, `growth.LONGEST_MATCH`)
     nodes:    of a draft, at most; floor: the least probable path
+    ends:     tokens that end an output, so that nothing is drafted after them
     library:  where ended sequences go; remember: whether they do
     """
 
-    def __init__(self, rule: int, *, nodes: int, floor: float, library: Library, remember: bool) -> None:
-        self._rule, self._nodes, self._floor = rule, nodes, floor
+    def __init__(
+        self, rule: int, *, nodes: int, floor: float, ends: Iterable[int], library: Library, remember: bool
+    ) -> None:
+        self._rule, self._nodes, self._floor = rule, nodes, float(floor)
+        self._ends = np.array(sorted(ends), np.int64)
         self.library, self._remember = library, remember
         self._tree = room_for(nodes)
         self._readings: dict[int, Reading] = {}
@@ -99,6 +103,7 @@ class Reader:
                 reading.weights,
                 (self._nodes, min(room, self._nodes)),
                 self._floor,
+                self._ends,
             )
             tree = self._tree
             return tree.token[:size].tolist(), tree.parent[:size].tolist(), tree.score[:size].tolist()

@@ -103,13 +103,19 @@ class Workshop:
 
 Factory = Callable[[Workshop], Proposer]
 _METHODS: dict[str, Factory] = {}
+_BUDGETS: dict[str, str] = {}
 
 
-def register(name: str) -> Callable[[Factory], Factory]:
-    """Class or function decorator: make a method known by name. The factory takes a `Workshop`."""
+def register(name: str, *, budget: str | None = None) -> Callable[[Factory], Factory]:
+    """Class or function decorator: make a method known by name. The factory takes a `Workshop`.
+
+    budget: the option that says how many nodes a draft may have, if the method has one
+    """
 
     def remember(factory: Factory) -> Factory:
         _METHODS[name] = factory
+        if budget is not None:
+            _BUDGETS[name] = budget
         return factory
 
     return remember
@@ -118,6 +124,11 @@ def register(name: str) -> Callable[[Factory], Factory]:
 def methods() -> list[str]:
     """The names of all methods, plain decoding first."""
     return ["plain", *sorted(_METHODS)]
+
+
+def budget_of(name: str) -> str | None:
+    """The option of a method that limits its nodes."""
+    return _BUDGETS.get(name)
 
 
 def build(name: str, workshop: Workshop) -> Proposer | None:

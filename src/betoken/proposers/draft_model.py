@@ -234,7 +234,7 @@ def _read(tree: _Tree, tokens: Sequence[int]) -> list[int]:
     return path
 
 
-@register("draft")
+@register("draft", budget="nodes")
 def _build(workshop: Workshop) -> DraftModel:
     if workshop.draft is None:
         raise ParameterError(

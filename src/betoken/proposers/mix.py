@@ -4,6 +4,8 @@ Contexts of 0 to 8 tokens and the longest match, here and in memory, are blended
 them to believe, from every token that comes (`memory.beliefs`). The tree grows best-first on the blended probabilities.
 """
 
+from collections.abc import Iterable
+
 from betoken.proposers.base import Workshop, register
 from betoken.proposers.reading import ReadingProposer
 
@@ -17,6 +19,7 @@ class Mix(ReadingProposer):
 
     def __init__(
         self,
+        ends: Iterable[int] = (),
         *,
         nodes: int = 40,
         floor: float = 0.0,
@@ -24,9 +27,9 @@ class Mix(ReadingProposer):
         capacity: int = 1_000_000,
         load: str | None = None,
     ) -> None:
-        super().__init__(BLEND, nodes=nodes, floor=floor, memory=memory, capacity=capacity, load=load)
+        super().__init__(BLEND, ends, nodes=nodes, floor=floor, memory=memory, capacity=capacity, load=load)
 
 
-@register("mix")
+@register("mix", budget="nodes")
 def _build(workshop: Workshop) -> Mix:
-    return Mix(**workshop.options)
+    return Mix(workshop.target.eos_ids, **workshop.options)

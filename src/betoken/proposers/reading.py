@@ -1,5 +1,6 @@
 """What `mix` and `suffix` share: sequences are indexed as they grow, and remembered for later ones when they end."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from betoken.draft import EMPTY, Draft
@@ -25,7 +26,15 @@ class ReadingProposer(BaseProposer):
     """
 
     def __init__(
-        self, rule: int, *, nodes: int, floor: float, memory: bool | str, capacity: int, load: str | None
+        self,
+        rule: int,
+        ends: Iterable[int],
+        *,
+        nodes: int,
+        floor: float,
+        memory: bool | str,
+        capacity: int,
+        load: str | None,
     ) -> None:
         for name, value, most in (("nodes", nodes, MOST_NODES), ("capacity", capacity, MOST_TOKENS)):
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
@@ -41,7 +50,7 @@ class ReadingProposer(BaseProposer):
         self.library: Library = Library(capacity)
         if load is not None:
             self.library.load(load)
-        self._reader = Reader(rule, nodes=nodes, floor=floor, library=self.library, remember=SWITCH[memory])
+        self._reader = Reader(rule, nodes=nodes, floor=floor, ends=ends, library=self.library, remember=SWITCH[memory])
 
     def begin(self, seq: SeqView) -> None:
         self._reader.begin(seq.seq_id, seq.prompt_length, seq.namespace)

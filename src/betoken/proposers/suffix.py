@@ -5,6 +5,8 @@ Frugal: a node is drafted only where its path seems likelier than `floor`. A mat
 in L + 1, so a long one is followed far and a short one hardly; the rest goes by how often what followed the context.
 """
 
+from collections.abc import Iterable
+
 from betoken.proposers.base import Workshop, register
 from betoken.proposers.reading import ReadingProposer
 
@@ -18,6 +20,7 @@ class Suffix(ReadingProposer):
 
     def __init__(
         self,
+        ends: Iterable[int] = (),
         *,
         nodes: int = 40,
         floor: float = 0.1,
@@ -25,9 +28,9 @@ class Suffix(ReadingProposer):
         capacity: int = 1_000_000,
         load: str | None = None,
     ) -> None:
-        super().__init__(LONGEST_MATCH, nodes=nodes, floor=floor, memory=memory, capacity=capacity, load=load)
+        super().__init__(LONGEST_MATCH, ends, nodes=nodes, floor=floor, memory=memory, capacity=capacity, load=load)
 
 
-@register("suffix")
+@register("suffix", budget="nodes")
 def _build(workshop: Workshop) -> Suffix:
-    return Suffix(**workshop.options)
+    return Suffix(workshop.target.eos_ids, **workshop.options)

@@ -3,7 +3,7 @@
 Engine, walk and proposers are the ones of a live run; only `emit` answers from the recording, and None past its end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -25,8 +25,8 @@ class _Row:
 class ReplayTarget:
     """A recording as a target. `record(row, tokens)` says what a row is to say: the whole conversation, contexts too."""
 
-    def __init__(self, vocab_size: int, name: str = "a recording") -> None:
-        self.info = TargetInfo(name, vocab_size)
+    def __init__(self, vocab_size: int, eos_ids: Iterable[int] = (), name: str = "a recording") -> None:
+        self.info = TargetInfo(name, vocab_size, frozenset(eos_ids))
         self._rows: dict[int, _Row] = {}
         self._recorded: dict[int, Sequence[int]] = {}
 
@@ -101,7 +101,7 @@ class ForcedTarget:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self.info = replace(target.info, name=f"{target.info.name}, made to say a recording", eos_ids=frozenset())
+        self.info = replace(target.info, name=f"{target.info.name}, made to say a recording")
         self._recorded: dict[int, Sequence[int]] = {}
 
     def record(self, row: int, tokens: Sequence[int]) -> None:
