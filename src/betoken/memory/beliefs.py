@@ -22,10 +22,12 @@ from betoken.memory.trie import LENGTH, LONGEST, NONE, ORDER, PLACE, child
 HERE, THERE = 0, 1
 EVIDENCE = np.dtype([(name, np.int32) for name in ("source", "context", "token", "kind")])
 MOST = 2 * (ORDER + 1) + 2
-# Kinds: by source, context length, how often seen, how varied what followed; of matches: by source and length.
+# Kinds: by source, context length, how often seen, how varied what followed; of matches: by source and length. All of
+# them twice: a draft's first token comes where the last draft failed, and so right after a surprise.
 SIZES, VARIETIES, MATCHES = 8, 4, 13
 CONTEXTS = 2 * (ORDER + 1) * SIZES * VARIETIES
-KINDS = CONTEXTS + 2 * MATCHES * 2
+AFTER_SURPRISE = CONTEXTS + 2 * MATCHES * 2
+KINDS = 2 * AFTER_SURPRISE
 # Steps shrink like an average's until they are this small.
 SMALLEST_STEP, FIRST_STEP = 0.02, 10
 UNSEEN = 1e-5  # of a token nothing speaks for
@@ -79,6 +81,7 @@ def untaught() -> Weights:
                     weights[0, _context_kind(source, k, size, variety)] = math.log(doubt / (1 - doubt))
         for match in range(MATCHES):
             weights[0, _match_kind(source, match, 0) : _match_kind(source, match, 0) + 2] = FIRST_MATCH[match]
+    weights[0, AFTER_SURPRISE:] = weights[0, :AFTER_SURPRISE]
     return weights
 
 
@@ -102,11 +105,11 @@ def doubt(weights, kind):
 
 
 @njit(cache=True)
-def collect(states, here, there, tails, found):
+def collect(states, here, there, tails, found, first_token):
     """All evidence for a state, least specific first; returns how much.
 
     states: `[2, STATE]`, here and there; tails: `[2]` what follows the longest match of each, NONE where nothing does
-    found:  `[MOST]` of EVIDENCE, to be filled
+    found:  `[MOST]` of EVIDENCE, to be filled; first_token: whether the next token is the first of a draft
     """
     n = 0
     for k in range(ORDER + 1):
@@ -115,7 +118,11 @@ def collect(states, here, there, tails, found):
     first = THERE if states[THERE, LENGTH] <= states[HERE, LENGTH] else HERE
     n = _collect_match(states[first], here if first == HERE else there, first, tails[first], found, n)
     other = 1 - first
-    return _collect_match(states[other], here if other == HERE else there, other, tails[other], found, n)
+    n = _collect_match(states[other], here if other == HERE else there, other, tails[other], found, n)
+    if first_token:
+        for i in range(n):
+            found[i].kind += AFTER_SURPRISE
+    return n
 
 
 @njit(cache=True)

@@ -218,7 +218,7 @@ def grow(rule, here, there, states, tree, tail, end, weights, limits, floor, end
                 ix = here if source == HERE else there
                 tails[source] = NONE if at == NONE else _after(ix, source, at, tree, node, end)
             if rule == BLEND:
-                n = collect(now, here, there, tails, found)
+                n = collect(now, here, there, tails, found, depth == 0)
                 m = _weigh(found, n, here, there, weights, tokens, probs)
             else:
                 m = _weigh_longest(now, here, there, tails, tokens, probs)
@@ -278,7 +278,8 @@ def _take(tree, waiting, size):
 
 @njit(cache=True)
 def absorb(here, there, states, tree, begin, end, weights, teach):
-    """Take here.text[begin:end], not yet indexed, into the sequence's index and both states; `teach` learns from each."""
+    """Take here.text[begin:end], not yet indexed, into the sequence's index and both states; `teach` learns from each,
+    as what one step brought."""
     found, tails, new = np.empty(MOST, EVIDENCE), np.empty(2, np.int64), np.empty(STATE, np.int64)
     text = here.text
     for place in range(begin, end):
@@ -289,7 +290,7 @@ def absorb(here, there, states, tree, begin, end, weights, teach):
                 at = states[source, PLACE]
                 ix = here if source == HERE else there
                 tails[source] = NONE if at == NONE else ix.text[at + 1]
-            n = collect(states, here, there, tails, found)
+            n = collect(states, here, there, tails, found, place == begin)
             learn(found, n, token, here, there, weights)
         text[place], text[place + 1] = token, NONE
         extend(here, states[HERE], place, place + 1)
