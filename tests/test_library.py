@@ -1,0 +1,156 @@
+"""What is remembered: bounded, by namespace, saved and loaded, from several threads."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from betoken.errors import BetokenError
+from betoken.memory.growth import BLEND, LONGEST_MATCH
+from betoken.memory.library import Library
+from betoken.memory.reader import Nodes, Reader
+
+texts = st.lists(st.integers(0, 4), max_size=12)
+adds = st.lists(st.tuples(texts, st.sampled_from(("", "a", "b"))), max_size=12)
+
+
+def contents(library: Library) -> list[tuple[int, str, list[int]]]:
+    return [
+        (number, name, library.shelf(name).index.tokens(text_id).tolist())
+        for number, (name, text_id) in library._texts.items()
+    ]
+
+
+def drafted(library: Library, tokens: list[int], namespace: str = "", rule: int = BLEND) -> Nodes:
+    """What is drafted for a text when only its last token is its own."""
+    reader = Reader(rule, nodes=12, floor=0.0, ends=(), library=library, remember=True)
+    reader.begin(0, len(tokens), namespace)
+    reader.read(0, tokens, len(tokens))
+    return reader.draft(0, 12)
+
+
+@settings(deadline=None)
+@given(adds, st.integers(1, 30), st.lists(st.integers(0, 11), max_size=4))
+def test_the_newest_texts_stay(given_texts: list[tuple[list[int], str]], capacity: int, removed: list[int]) -> None:
+    """Evicted too much or too little, the wrong one, or a number that means another text after an eviction."""
+    library = Library(capacity)
+    expected: list[tuple[int, str, list[int]]] = []
+    for number, (text, name) in enumerate(given_texts):
+        assert library.add(text, name) == number
+        if text:
+            expected.append((number, name, text[-capacity:]))
+        while sum(len(kept) for _, _, kept in expected) > capacity:
+            expected.pop(0)
+    for number in removed:
+        assert library.remove(number) == any(number == known for known, _, _ in expected)
+        expected = [entry for entry in expected if entry[0] != number]
+    assert contents(library) == expected
+    assert len(library) == sum(len(kept) for _, _, kept in expected) <= capacity
+    assert set(library.namespaces) == {name for _, name, _ in expected}
+
+
+@settings(deadline=None, max_examples=25)
+@given(adds)
+def test_what_is_loaded_is_what_was_saved(tmp_path_factory: pytest.TempPathFactory, given_texts: list) -> None:
+    library = Library(200)  # more than all the texts
+    for text, name in given_texts:
+        library.add(text, name)
+        library.shelf(name).weights[0] += len(text)
+    path = tmp_path_factory.mktemp("saved") / "memory.npz"
+    library.save(path)
+    loaded = Library(200)
+    loaded.load(path)
+    assert contents(loaded) == contents(library)
+    for name in library.namespaces:
+        assert np.array_equal(loaded.shelf(name).weights, library.shelf(name).weights)
+        assert drafted(loaded, [1, 2], name) == drafted(library, [1, 2], name)
+    if given_texts:
+        assert loaded.add([1]) == max((number for number, _, _ in contents(library)), default=-1) + 1 or contents(
+            loaded
+        )
+    assert [entry.name for entry in path.parent.iterdir()] == ["memory.npz"]
+
+
+@pytest.mark.parametrize("rule", [BLEND, LONGEST_MATCH])
+def test_no_namespace_sees_another(rule: int) -> None:
+    """A tenant's secret came back as another's draft: the text, or a probability that depends on it."""
+    alone, shared = Library(), Library()
+    shared.add([1, 2, 3, 4, 5, 6] * 3, "tenant")
+    for library in (alone, shared):
+        library.add([1, 2, 9, 1, 2, 9], "me")
+    assert drafted(shared, [1, 2], "me", rule) == drafted(alone, [1, 2], "me", rule)
+    assert 3 in drafted(shared, [1, 2], "tenant", rule)[0]
+    assert 3 not in drafted(shared, [1, 2], "", rule)[0]
+
+
+@pytest.mark.parametrize("rule", [BLEND, LONGEST_MATCH])
+def test_a_removed_text_is_never_drafted_again(rule: int) -> None:
+    library = Library()
+    gone = library.add([1, 2, 7, 7, 7])
+    library.add([1, 2, 3, 4])
+    assert 7 in drafted(library, [1, 2], rule=rule)[0]
+    assert library.remove(gone)
+    assert 7 not in drafted(library, [1, 2], rule=rule)[0]
+    library.clear()
+    assert not set(drafted(library, [8, 2], rule=rule)[0]) & {1, 3, 4, 7}
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "other format"])
+def test_a_damaged_file_changes_nothing(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "memory.npz"
+    saved = Library()
+    saved.add([1, 2, 3])
+    saved.save(path)
+    whole = path.read_bytes()
+    if damage == "other format":
+        with path.open("wb") as file:
+            np.savez(file, format=np.array(99))
+    else:
+        path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "text": b"hello\n"}[damage])
+    library = Library()
+    library.add([5, 6])
+    with pytest.raises(BetokenError, match=r"memory\.npz"):
+        library.load(path)
+    assert contents(library) == [(0, "", [5, 6])]
+
+
+def test_files_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(BetokenError, match="cannot be written"):
+        Library().save(tmp_path / "no folder" / "memory.npz")
+    with pytest.raises(BetokenError, match="cannot be read"):
+        Library().load(tmp_path / "nothing.npz")
+
+
+def test_many_threads_one_library() -> None:
+    """Two engines share a memory: an array was replaced, or a node number reused, under somebody's draft."""
+    library = Library(3000)
+    failures: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        reader = Reader(BLEND, nodes=16, floor=0.0, ends=(), library=library, remember=True)
+        try:
+            for number in range(30):
+                text = rng.integers(0, 40, 60).tolist()
+                reader.begin(number, 5, "")
+                for end in range(5, 60, 6):
+                    reader.read(number, text[:end], 5)
+                    tokens, parents, scores = reader.draft(number, 16)
+                    assert len(tokens) == len(parents) == len(scores) <= 16
+                    assert all(0 <= token < 40 for token in tokens)
+                forgotten = reader.end(number)
+                if number % 3 == 0 and forgotten is not None:
+                    library.remove(forgotten)
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failures
+    assert 0 < len(library) <= 3000
