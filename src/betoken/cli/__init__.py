@@ -2,6 +2,7 @@
 
 import typer
 
+from betoken.cli.audit import audit
 from betoken.cli.compare import compare
 from betoken.cli.generate import generate
 
@@ -11,7 +12,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (compare, generate):
+for _command in (audit, compare, generate):
     app.command()(_command)
 
 
