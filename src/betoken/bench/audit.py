@@ -29,8 +29,13 @@ from betoken.methods import spelt
 from betoken.params import SamplingParams
 
 TREE = "draft:k=4:width=2"  # beside `draft`, so that branching trees are audited, too
-PENALTIES = {"repetition_penalty": 1.1, "presence_penalty": 0.1, "frequency_penalty": 0.2}
+# Strong enough that a count that is one token late changes what is said; rewards, since they bring repeats about.
+HISTORY = {
+    "penalties": {"repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 1.0},
+    "rewards": {"presence_penalty": -0.3, "frequency_penalty": -0.5},
+}
 LAW_PROMPTS, LAW_CONTEXT, LAW_LENGTH = 2, 48, 4
+LAW_TEMPERATURE = 0.5  # low, so that few samples fill cells of several tokens
 DRAWS_AT_ONCE = 512
 ALPHA = 0.001  # of all tests of a law together
 Tell = Callable[[str], None]
@@ -64,16 +69,17 @@ class Setup:
     dtype: str = "auto"
     device: str = "auto"
     seed: int = 0
-    samples: int = 2000
+    samples: int = 500
 
     def cases(self) -> list[Case]:
-        """Every temperature, and the highest again with penalties. Raises ParameterError."""
+        """Every temperature, and the highest again with parameters that look back. Raises ParameterError."""
         made = [
             Case(heat(value), SamplingParams(temperature=value, max_tokens=self.max_tokens, seed=self.seed))
             for value in dict.fromkeys(self.temperatures)
         ]
         hottest = max(made, key=lambda case: case.params.temperature)
-        return [*made, Case(f"{hottest.name}, penalties", hottest.params.replaced(**PENALTIES))]
+        changed = [Case(f"{hottest.name}, {name}", hottest.params.replaced(**HISTORY[name])) for name in HISTORY]
+        return [*made, *changed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +222,10 @@ class Audit:
 
     def _draws(self) -> list[Draws]:
         """What residual mode is tested on: the ends of the first prompts, sampled with history."""
-        params = self.cases[-1].params.replaced(max_tokens=LAW_LENGTH + 3, ignore_eos=True)
-        if params.greedy or not self.setup.samples:
+        last = self.cases[-1].params
+        if last.greedy or not self.setup.samples:
             return []
+        params = last.replaced(temperature=LAW_TEMPERATURE, max_tokens=LAW_LENGTH + 3, ignore_eos=True)
         room = self.llm.target.info.context
         keep = LAW_CONTEXT if room is None else min(LAW_CONTEXT, room - LAW_LENGTH - 3)
         ends = [Item(item.id, item.group, item.ids[-max(keep, 1) :]) for item in self.items[:LAW_PROMPTS]]
@@ -324,11 +331,12 @@ def _verdict(reference: Reference, answer: Answer, plain: Ids) -> Comparison:
 
 
 def _test(reference: Reference, draws: Draws, alpha: float) -> LawTest:
-    sampler = chooser(reference.info, draws.item.ids, draws.params, ())
+    """Every law from a sampler of its own that was told the tokens one by one: what builds laws ahead of them is on trial."""
 
     def laws_after(starts: Sequence[Ids]) -> list[npt.NDArray[np.float64]]:
         logits_BV = reference.last_logits([(*draws.item.ids, *start) for start in starts])
-        return [sampler.probabilities(row, start) for row, start in zip(logits_BV, starts, strict=True)]
+        samplers = [chooser(reference.info, draws.item.ids, draws.params, start) for start in starts]
+        return [sampler.probabilities(row) for sampler, row in zip(samplers, logits_BV, strict=True)]
 
     law = joint_law(laws_after, LAW_LENGTH, LEAST_EXPECTED / len(draws.outputs))
     return check_law(draws.outputs, law, alpha)

@@ -51,20 +51,16 @@ def _row(section: Sequence[Judged]) -> Row:
 
 
 def table(lines: Sequence[Row]) -> RenderableType:
-    """One line per method; a section per way of sampling and batch size."""
+    """One line per method and batch size; a section per way of sampling. 80 columns wide."""
     made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    made.add_column("", no_wrap=True)
-    made.add_column("against", no_wrap=True)
-    for name in ("prompts", "identical", "near tie", "BUG"):
-        made.add_column(name, justify="right", no_wrap=True)
-    title = None
-    for line in lines:
-        if (line.sampling, line.batch_size) != title:
-            title = (line.sampling, line.batch_size)
-            made.add_row(Text(f"{line.sampling}, batch size {line.batch_size}", style="bold"))
-        made.add_row(
-            f"  {line.method}", line.against, str(line.prompts), *_counts(line.identical, line.near_tie, line.bug)
-        )
+    for name in ("", "batch\nsize", "against", "prompts", "identical", "near tie", "BUG"):
+        made.add_column(name, no_wrap=True, justify="left" if name in ("", "against") else "right")
+    for sampling in dict.fromkeys(line.sampling for line in lines):
+        made.add_row(Text(sampling, style="bold"))
+        for line in (line for line in lines if line.sampling == sampling):
+            sizes = (str(line.batch_size), line.against, str(line.prompts))
+            made.add_row(f"  {line.method}", *sizes, *_counts(line.identical, line.near_tie, line.bug))
+        made.add_row()
     return made
 
 

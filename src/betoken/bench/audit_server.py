@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx2 as httpx
 
@@ -119,7 +120,7 @@ class Server:
             raise ServerError(
                 f"{self.url} cannot be reached ({failure}); is the server running, and at this address?"
             ) from None
-        except httpx.HTTPError as failure:
+        except (httpx.HTTPError, httpx.InvalidURL) as failure:
             reason = str(failure) or type(failure).__name__
             raise ServerError(f"{self.url}{path} broke off its answer ({reason}); look at the server's log") from None
 
@@ -142,10 +143,11 @@ class Server:
 
 def _base(url: str) -> str:
     try:
-        parsed = httpx.URL(url.strip())
-    except httpx.InvalidURL:
-        parsed = httpx.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+        parsed = urlsplit(url.strip())
+        good = parsed.scheme in ("http", "https") and bool(parsed.hostname) and (parsed.port or 1) > 0
+    except ValueError:
+        good = False
+    if not good:
         raise ParameterError("url", url, "an address such as http://localhost:8000/v1")
     base = url.strip().rstrip("/").removesuffix("/completions").removesuffix("/chat")
     return base if parsed.path.strip("/") else base + "/v1"

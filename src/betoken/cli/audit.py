@@ -44,7 +44,7 @@ def audit(
     ] = None,
     samples: Annotated[
         int, typer.Option(min=0, help="Samples per method and prompt for residual mode's law; 0: leave it out.")
-    ] = 1000,
+    ] = 500,
     dtype: Dtype = "auto",
     device: Device = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Of the sampled answers.")] = 0,
