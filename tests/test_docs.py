@@ -25,7 +25,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 QUICK = {
     "generate": ["--max-tokens", "8"],
     "compare": ["--max-tokens", "8", "--per-group", "1", "--temperature", "1"],
-    "audit": ["--max-tokens", "8", "--per-group", "1", "--batch-size", "2", "--samples", "0"],
+    "audit": ["--max-tokens", "4", "--per-group", "1", "--batch-size", "2", "--samples", "0"],
 }
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
