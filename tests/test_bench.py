@@ -125,6 +125,8 @@ def test_another_token_is_different_and_a_twin_is_a_near_tie(params: SamplingPar
         found = compare(llm.target, prompt, params, said, wrong)
         assert (found.sameness, found.position) == (Sameness.DIFFERENT, 5)
         assert found.margin is not None and found.bound is not None and found.margin > found.bound
+        assert found.tokens == (said[5], wrong[5])
+        assert found.roundings == pytest.approx(found.margin / found.bound * 16)
         assert compare(llm.target, prompt, params, said, said).sameness is Sameness.IDENTICAL
         assert compare(llm.target, prompt, params, said, said[:4]).sameness is Sameness.DIFFERENT
     if params.greedy:

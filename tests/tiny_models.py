@@ -52,21 +52,21 @@ def tiny_llama(seed: int = 0, *, hidden: int = 32, layers: int = 2, vocab: int |
     return model
 
 
-def near_copy(model: Any) -> Any:
+def near_copy(model: Any, off_by: float = 0.02) -> Any:
     """A draft model that mostly agrees: the model itself, its weights a little off."""
     near = copy.deepcopy(model)
     torch.manual_seed(1)
     with torch.no_grad():
         for weight in near.parameters():
-            weight.mul_(1 + 0.02 * torch.randn_like(weight))
+            weight.mul_(1 + off_by * torch.randn_like(weight))
     return near
 
 
-def save_pair(folder: Path) -> tuple[Path, Path]:
+def save_pair(folder: Path, off_by: float = 0.02) -> tuple[Path, Path]:
     """A target and a draft model that mostly agrees with it, as folders."""
     target, draft = folder / "target", folder / "draft"
     tiny_llama(0).save_pretrained(target)
-    near_copy(tiny_llama(0)).save_pretrained(draft)
+    near_copy(tiny_llama(0), off_by).save_pretrained(draft)
     for place in (target, draft):
         byte_tokenizer().save_pretrained(place)
     return target, draft

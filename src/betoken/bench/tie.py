@@ -10,7 +10,7 @@ import torch
 
 from betoken.params import SamplingParams
 from betoken.sampling import Sampler
-from betoken.targets.base import Feed
+from betoken.targets.base import Feed, TargetInfo
 from betoken.targets.hf import HFTarget
 
 # Two forwards of one text differ by a few roundings; in float32 by more of them, since sums are rounded there, too.
@@ -31,15 +31,19 @@ class Sameness(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """position: of the first differing output token; margin: how far the less likely of the two tokens lies below the
-    best one there, in units of the (perturbed) logits; bound: the margin up to which it is called a near tie."""
+    best one there, in units of the (perturbed) logits; bound: the margin up to which it is called a near tie;
+    roundings: the margin again, in roundings of the dtype at the size of the logits; tokens: the two, expected first,
+    None for an output that has ended."""
 
     sameness: Sameness
     position: int | None = None
     margin: float | None = None
     bound: float | None = None
+    roundings: float | None = None
+    tokens: tuple[int | None, int | None] | None = None
 
 
-def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
+def first_difference(one: Sequence[object], other: Sequence[object]) -> int | None:
     """The first place where two outputs differ, the end of the shorter one included; None where they are equal."""
     if tuple(one) == tuple(other):
         return None
@@ -58,27 +62,54 @@ def compare(
     if place is None:
         return Comparison(Sameness.IDENTICAL)
     if place >= min(len(plain), len(other)):
-        return Comparison(Sameness.DIFFERENT, place)
-    values_V, size = _values(target, prompt, params, plain[:place])
-    margin = float(values_V.max() - min(values_V[plain[place]], values_V[other[place]]))
-    dtype = target.model.dtype
-    roundings = NEAR_TIE_ROUNDINGS.get(dtype, NEAR_TIE_ROUNDINGS_OTHERWISE)
-    bound = roundings * torch.finfo(dtype).eps * size / (params.temperature or 1)
-    return Comparison(Sameness.NEAR_TIE if margin <= bound else Sameness.DIFFERENT, place, margin, bound)
+        return cut_short(place, plain, other)
+    logits_V = _logits(target, (*prompt, *plain[:place]))
+    return judge(
+        logits_V, chooser(target.info, prompt, params, plain[:place]), (plain[place], other[place]), target.model.dtype
+    )
 
 
-def _values(
-    target: HFTarget, prompt: Sequence[int], params: SamplingParams, output: Sequence[int]
-) -> tuple[np.ndarray, float]:
-    """`[V]` what the argmax is taken of after `output`, and the largest absolute logit."""
-    info, row = target.info, next(_rows)
+def cut_short(place: int, plain: Sequence[int], other: Sequence[int]) -> Comparison:
+    """One output ends at `place` though the other, equal up to there, goes on."""
+    tokens = [said[place] if place < len(said) else None for said in (plain, other)]
+    return Comparison(Sameness.DIFFERENT, place, tokens=(tokens[0], tokens[1]))
+
+
+def judge(logits_V: np.ndarray, sampler: Sampler, tokens: tuple[int, int], dtype: torch.dtype) -> Comparison:
+    """A near tie or not: how far the less likely of two tokens lies below the best one, given what was said so far.
+
+    logits_V: `[V]` raw logits at the place where the outputs part
+    sampler:  with everything said before that place pushed
+    """
+    values_V = sampler.perturbed(logits_V)
+    margin = float(values_V.max() - min(values_V[token] for token in tokens))
+    unit = one_rounding(logits_V, sampler.params, dtype)
+    bound = unit * NEAR_TIE_ROUNDINGS.get(dtype, NEAR_TIE_ROUNDINGS_OTHERWISE)
+    sameness = Sameness.NEAR_TIE if margin <= bound else Sameness.DIFFERENT
+    return Comparison(sameness, sampler.position, margin, bound, margin / unit, tokens)
+
+
+def one_rounding(logits_V: np.ndarray, params: SamplingParams, dtype: torch.dtype) -> float:
+    """One rounding of a dtype, at the size of the largest logit, as the parameters pass it on."""
+    penalty = params.repetition_penalty
+    size = float(np.abs(logits_V).max()) * max(penalty, 1 / penalty)
+    return float(torch.finfo(dtype).eps) * size / (params.temperature or 1)
+
+
+def chooser(info: TargetInfo, prompt: Sequence[int], params: SamplingParams, output: Sequence[int]) -> Sampler:
+    """A sampler that has said `output`, made afresh."""
     seed = params.seed or 0
     sampler = Sampler(params, seed=seed, vocab_size=info.vocab_size, prompt=prompt, eos_ids=info.eos_ids)
     for token in output:
         sampler.push(token)
+    return sampler
+
+
+def _logits(target: HFTarget, text: tuple[int, ...]) -> np.ndarray:
+    """`[V]` logits after a text, by a forward of its own."""
+    row = next(_rows)
     try:
-        logits_V = target.score([Feed(row, (*prompt, *output))]).logits(0, -1)
-        return sampler.perturbed(logits_V), float(np.abs(logits_V).max())
+        return target.score([Feed(row, text)]).logits(0, -1)
     finally:
         target.release(row)
 

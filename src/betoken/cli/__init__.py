@@ -2,6 +2,7 @@
 
 import typer
 
+from betoken.cli.audit import audit
 from betoken.cli.compare import compare
 from betoken.cli.generate import generate
 from betoken.cli.replay import replay
@@ -12,7 +13,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (compare, generate, replay):
+for _command in (compare, generate, replay, audit):
     app.command()(_command)
 
 

@@ -1,7 +1,8 @@
 """What the commands share: options, errors as users read them, a sign of life."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,3 +37,32 @@ def readable_errors() -> Iterator[None]:
 def busy(what: str) -> Iterator[None]:
     with Console(stderr=True).status(what):
         yield
+
+
+@contextlib.contextmanager
+def progress(total: int, done: int = 0) -> Iterator[Callable[[str], None]]:
+    """A bar on standard error; what is yielded moves it on by one and says what happens."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total, completed=done)
+        yield lambda what: bar.update(task, description=what, advance=1)
+
+
+def check_place(output: Path | None) -> None:
+    """Raise BetokenError before the work, where a file could not be written after it."""
+    if output is not None and not output.parent.is_dir():
+        raise BetokenError(f"{output} cannot be written: {output.parent} is no folder")
+
+
+def save(output: Path | None, text: str) -> None:
+    """Write a report to a file, if one was named. Raises BetokenError."""
+    from betoken.bench.compare import write
+
+    if output is None:
+        return
+    try:
+        write(output, text)
+    except OSError as failure:
+        raise BetokenError(f"{output} cannot be written: {failure.strerror}") from failure

@@ -6,8 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from betoken.cli.common import INTERRUPTED, Device, DraftModel, Dtype, MaxTokens, Model, busy, readable_errors
-from betoken.errors import BetokenError
+from betoken.cli.common import (
+    INTERRUPTED,
+    Device,
+    DraftModel,
+    Dtype,
+    MaxTokens,
+    Model,
+    busy,
+    check_place,
+    progress,
+    readable_errors,
+    save,
+)
 
 if TYPE_CHECKING:
     from betoken.bench.compare import Bench, Report
@@ -33,8 +44,7 @@ def compare(
 ) -> None:
     """Which method pays, on which kind of prompt? Measures them in turns and checks that no answer changes."""
     with readable_errors():
-        if output is not None and not output.parent.is_dir():
-            raise BetokenError(f"{output} cannot be written: {output.parent} is no folder")
+        check_place(output)
         with busy("loading"):
             from betoken.bench.compare import Bench, Setup
             from betoken.bench.measure import Plan
@@ -54,23 +64,15 @@ def compare(
 
 
 def _measure(bench: "Bench") -> "Report":
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=bench.calls, completed=-1)
-        return bench.run(lambda what: bar.update(task, description=what, advance=1))
+    with progress(bench.calls, done=-1) as tell:
+        return bench.run(tell)
 
 
 def _show_report(report: "Report", *, json: bool, output: Path | None) -> None:
-    from betoken.bench.compare import to_json, write
+    from betoken.bench.compare import to_json
     from betoken.bench.report import heading, table, words
 
-    if output is not None:
-        try:
-            write(output, to_json(report))
-        except OSError as failure:
-            raise BetokenError(f"{output} cannot be written: {failure.strerror}") from failure
+    save(output, to_json(report))
     if json:
         print(to_json(report))
         return

@@ -125,7 +125,7 @@ class Library:
     def load(self, path: Path | str) -> None:
         """Replace everything by what a file holds; the texts keep their numbers. Raises BetokenError, nothing changed."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:  # noqa: PTH123 - a str may come
                 found = {name: file[name] for name in file.files}
             loaded = self._unpacked(found)
         except OSError as failure:
