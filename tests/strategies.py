@@ -199,7 +199,7 @@ def decode(
             results[event.seq_id].take(event)
         check_roots(engine, target)
     assert not target._rows, "a row was not released"
-    assert proposer is None or not proposer.known, "a sequence was not ended"
+    assert not getattr(proposer, "known", ()), "a sequence was not ended"
     return list(results.values())
 
 
