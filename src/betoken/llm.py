@@ -114,6 +114,13 @@ class LLM:
         """The model as the engine sees it."""
         return self._target
 
+    def forget(self) -> None:
+        """Drop what the methods remember of earlier answers. What is remembered makes drafts better, never the text
+        another; to measure a method on a prompt it has answered before, forget first."""
+        for room in self._rooms.values():
+            if room.engine.proposer is not None:
+                room.engine.proposer.forget()
+
     def close(self) -> None:
         """Give models back as they were found. The LLM cannot be used afterwards."""
         self._closed = True

@@ -31,6 +31,9 @@ class Runner(Protocol):
     @property
     def name(self) -> str: ...
 
+    def forget(self) -> None:
+        """Be as if nothing had been asked before."""
+
     def run(self, prompts: Sequence[Ids], params: SamplingParams) -> list[Said]: ...
 
 
@@ -40,6 +43,9 @@ class MethodRunner:
 
     llm: LLM
     name: str
+
+    def forget(self) -> None:
+        self.llm.forget()
 
     def run(self, prompts: Sequence[Ids], params: SamplingParams) -> list[Said]:
         results = self.llm.generate(list(prompts), params, method=self.name)
@@ -53,6 +59,9 @@ class TransformersRunner:
     model: Any
     eos_ids: frozenset[int]
     name: str = "transformers"
+
+    def forget(self) -> None:
+        """It remembers nothing."""
 
     def run(self, prompts: Sequence[Ids], params: SamplingParams) -> list[Said]:
         width = max(map(len, prompts))
@@ -149,6 +158,7 @@ def measure(
     for temperature, place, batch, runner in _schedule(runners, items, plan):
         tell(f"{heat(temperature)} · {batch[0].id} · {runner.name}")
         run = known.get((runner.name, temperature, place)) or Run(runner.name, temperature, batch)
+        runner.forget()  # the same prompt was answered before, at another temperature or in another round
         start = time.perf_counter()
         said = runner.run([item.ids for item in batch], plan.params(temperature))
         run.seconds.append(time.perf_counter() - start)

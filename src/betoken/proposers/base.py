@@ -71,6 +71,8 @@ class Proposer(Protocol):
 
     def end(self, seq_id: int) -> None: ...
 
+    def forget(self) -> None: ...
+
 
 class BaseProposer:
     """Defaults for methods that keep nothing."""
@@ -90,6 +92,9 @@ class BaseProposer:
 
     def end(self, seq_id: int) -> None:
         """The sequence is over."""
+
+    def forget(self) -> None:
+        """Nothing remembered of ended sequences, or learnt from them, may have a say from now on."""
 
 
 @dataclass(frozen=True, slots=True)

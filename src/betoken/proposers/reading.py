@@ -72,5 +72,8 @@ class ReadingProposer(BaseProposer):
     def end(self, seq_id: int) -> None:
         self._reader.end(seq_id)
 
+    def forget(self) -> None:
+        self.library.clear()
+
 
 SWITCH = {True: True, False: False, "on": True, "off": False}
