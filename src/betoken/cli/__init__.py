@@ -4,6 +4,7 @@ import typer
 
 from betoken.cli.compare import compare
 from betoken.cli.generate import generate
+from betoken.cli.record import record
 
 app = typer.Typer(
     help="Decode several tokens per forward pass, and say exactly what the model would have said.",
@@ -11,7 +12,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (compare, generate):
+for _command in (compare, generate, record):
     app.command()(_command)
 
 
