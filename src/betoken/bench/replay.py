@@ -95,9 +95,7 @@ def replay_one(engine: Engine, target: RecordedTarget, conversation: Conversatio
             context, length = said[fed : len(said) - len(segment.tokens)], len(segment.tokens)
             params = _params(conversation, length)
             if seq_id is None:
-                seq_id = engine.add(
-                    Request(tuple(context), params, conversation.sample, ends=length, keep=True)
-                )
+                seq_id = engine.add(Request(tuple(context), params, conversation.sample, ends=length, keep=True))
             else:
                 engine.extend(seq_id, context, params, ends=length)
             target.record(seq_id, tuple(said))

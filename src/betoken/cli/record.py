@@ -17,7 +17,9 @@ def record(
     out: Annotated[Path, typer.Argument(help="A new file of JSON lines; gzipped where the name ends in .gz.")],
     model: Model = None,
     draft: DraftModel = None,
-    method: Annotated[str | None, typer.Option(help="Who drafts; changes how soon it is done, not what is said.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Who drafts; changes how soon it is done, not what is said.")
+    ] = None,
     prompts: Annotated[Path | None, typer.Option(help="JSON lines, or one prompt per line.")] = None,
     per_group: Annotated[int | None, typer.Option(min=1, help="At most so many prompts of each group.")] = None,
     max_tokens: MaxTokens = 128,
