@@ -1,4 +1,4 @@
-"""A tokenizer without its model. Loads neither torch nor weights."""
+"""A tokenizer without its model: no weights are read, and importing this loads nothing."""
 
 import contextlib
 import logging
