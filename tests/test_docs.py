@@ -22,7 +22,11 @@ from betoken.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-QUICK = {"generate": ["--max-tokens", "8"], "compare": ["--max-tokens", "8", "--per-group", "1", "--temperature", "1"]}
+QUICK = {
+    "generate": ["--max-tokens", "8"],
+    "compare": ["--max-tokens", "8", "--per-group", "1", "--temperature", "1"],
+    "record": ["--max-tokens", "8", "--per-group", "1"],
+}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -97,7 +97,11 @@ def llm() -> Iterator[LLM]:
 def test_a_live_models_recording_agrees(llm: LLM, tmp_path: Path, method: str, temperature: float) -> None:
     """Through the file: samples, a batch of ragged rows, ends of sequence (made likely), a stop string, the context's end."""
     wide = SamplingParams(temperature=temperature, max_tokens=None, n=2, logit_bias={0: 4.0}, seed=11)
-    many = [wide.replaced(ignore_eos=True, logit_bias={}), wide.replaced(max_tokens=20, ignore_eos=True, top_k=5), wide.replaced(stop=("e",), top_p=0.9)]
+    many = [
+        wide.replaced(ignore_eos=True, logit_bias={}),
+        wide.replaced(max_tokens=20, ignore_eos=True, top_k=5),
+        wide.replaced(stop=("e",), top_p=0.9),
+    ]
     with llm.record(tmp_path / "t.jsonl.gz") as recording:
         results = llm.generate(PROMPTS, many, method=method)
     trace = read(tmp_path / "t.jsonl.gz")

@@ -153,7 +153,7 @@ def test_a_cut_file_never_loses_lines_silently(tmp_path: Path) -> None:
         whole = inflated(data[:cut]).count(b"\n")
         assert whole >= sum(end < cut for end in ends)
         message = str(caught.value)
-        assert f"after line {whole} " in message and f"head -n {whole}" in message or cut in (0, 1, header)
+        assert (f"after line {whole} " in message and f"head -n {whole}" in message) or cut in (0, 1, header)
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
@@ -188,7 +188,9 @@ except TraceError as error:
 def test_a_full_disk_keeps_what_was_recorded(tmp_path: Path, limit: int, name: str) -> None:
     """A half-written last line made the whole file unreadable."""
     path = tmp_path / name
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, path, str(limit)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, path, str(limit)], capture_output=True, text=True, check=True
+    )
     written, message = done.stdout.splitlines()
     assert f"{path} cannot be written" in message
     if limit == 30:

@@ -87,7 +87,8 @@ class Chats:
         end = message["content"].strip()[-COMPARED:]
         if end not in said:
             raise TraceError(f"{self._place}: the chat template does not write the answer that ends in {end!r}")
-        for call in message.get("tool_calls") or ():
+        older = [message["function_call"]] if message.get("function_call") else []
+        for call in [*(message.get("tool_calls") or ()), *older]:
             name = str(call.get("function", call).get("name"))
             if name not in said:
                 raise TraceError(

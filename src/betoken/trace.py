@@ -196,8 +196,9 @@ def write(path: Path, trace: Trace) -> None:
             for conversation in trace.conversations:
                 writer.add(conversation)
         rough.replace(path)
-    except OSError as failure:
-        raise TraceError(f"{path} cannot be written: {failure.strerror}") from failure
+    except (TraceError, OSError) as failure:
+        reason = failure.__cause__ or failure
+        raise TraceError(f"{path} cannot be written: {getattr(reason, 'strerror', reason)}") from failure
     finally:
         rough.unlink(missing_ok=True)
 
@@ -246,10 +247,8 @@ class Writer:
             self._file.seek(whole)
             if not isinstance(failure, OSError):
                 raise
-            raise TraceError(
-                f"{self._path} cannot be written: {failure.strerror}; it holds the {self.written} conversations "
-                "recorded before"
-            ) from failure
+            kept = f"it holds the {self.written} conversations recorded before" if self.written else "it holds nothing"
+            raise TraceError(f"{self._path} cannot be written: {failure.strerror}; {kept}") from failure
 
     def close(self) -> None:
         self._file.close()
