@@ -18,19 +18,19 @@ from tiny_models import byte_tokenizer, near_copy, save_pair, tiny_llama
 from typer.testing import CliRunner
 
 from betoken import LLM, SamplingParams
-from betoken.bench.replay import Replay
+from betoken.bench.replay import Replay, replay_one
 from betoken.cli import app
 from betoken.engine import Engine, Request
 from betoken.errors import BetokenError, ParameterError, TraceError
 from betoken.methods import spelt
 from betoken.outputs import Output
 from betoken.proposers.base import Workshop, build
-from betoken.recording import conversation
+from betoken.recording import conversation, spoken_name
 from betoken.stats import Stats, total
 from betoken.targets.base import Target, TargetInfo
 from betoken.targets.replay import ReplayTarget
 from betoken.targets.toy import markov
-from betoken.trace import Header, Trace, read
+from betoken.trace import CONTEXT, OUTPUT, Conversation, Header, Segment, Trace, read
 
 MODEL_FREE = ("plain", "naive", "naive:k=5", "ngram", "ngram:n_min=2:n_max=2", "ngram:preset=spec-bench")
 PROMPTS = ["the cat the hat the ", "an", "the the the the "]
@@ -86,6 +86,38 @@ def test_a_replay_counts_what_the_live_run_counted(
     assert counts(replayed(Trace(Header(vocab_size=VOCAB), (one,)), make)) == counts(running.stats)
 
 
+@pytest.mark.parametrize("method", [*MODEL_FREE, "oracle tree"])
+@settings(max_examples=25)
+@given(
+    turns=st.lists(st.lists(st.integers(0, VOCAB - 1), max_size=5), min_size=2, max_size=4),
+    most=st.integers(1, 15), temperature=st.sampled_from((0.0, 1.0)), table=st.integers(0, 99),
+)  # fmt: skip
+def test_a_conversation_counts_turn_by_turn(
+    method: str, turns: list[list[int]], most: int, temperature: float, table: int
+) -> None:
+    """Several turns on one live sequence: the method's memory, the noise or the limit of a later turn was another."""
+    oracle = lambda: misbehaving(method, table, markov(VOCAB, seed=table))  # noqa: E731
+    make: Any = oracle if method.startswith("oracle") else maker(method)
+    params = SamplingParams(temperature=temperature, max_tokens=most, seed=table)
+    engine = Engine(toy(table), make())
+    seq_id = engine.add(Request((0, *turns[0]), params, keep=True))
+    segments, live, said = [Segment(CONTEXT, (0, *turns[0]))], list[Stats](), [0, *turns[0]]
+    for number, context in enumerate(turns):
+        if number:
+            engine.extend(seq_id, context)
+            segments.append(Segment(CONTEXT, tuple(context)))
+            said += context
+        running = engine.running(seq_id)
+        engine.run(lambda event: None)
+        segments.append(Segment(OUTPUT, tuple(running.tokens[len(said) :])))
+        live.append(running.stats)
+        said = [*running.tokens]
+    one = Conversation("a", "all", tuple(segments), table, {"temperature": temperature, "max_tokens": most})
+    target = ReplayTarget(VOCAB)
+    again = list(replay_one(Engine(target, make()), target, one))
+    assert [counts(stats) for stats in again] == [counts(stats) for stats in live]
+
+
 @pytest.fixture(scope="module")
 def llm() -> Iterator[LLM]:
     with LLM((tiny_llama(), byte_tokenizer()), near_copy(tiny_llama()), max_context=90) as made:
@@ -133,6 +165,17 @@ def test_streams_are_recorded_when_they_end(llm: LLM, tmp_path: Path) -> None:
     assert (first.outputs[0].text, first.category, second.category) == (text, "short", "other")
     assert first.sampling == {"temperature": 0.0, "ignore_eos": True, "max_tokens": 8}
     assert read(tmp_path / "t.jsonl").header == Header("LlamaForCausalLM", len(byte_tokenizer()))
+
+
+def test_a_model_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub name keeps its owner; a folder does not tell where it lies."""
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    assert [spoken_name(model) for model in (".", str(tmp_path / "mine"), "owner/mine")] == [
+        "mine",
+        "mine",
+        "owner/mine",
+    ]
 
 
 def test_a_recording_of_nothing_leaves_no_file(llm: LLM, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from betoken.methods import proposer_of, spelt
 from betoken.outputs import Result
 from betoken.params import SEED_LIMIT, SamplingParams
 from betoken.proposers.base import Workshop, methods
-from betoken.recording import Recording
+from betoken.recording import Recording, spoken_name
 from betoken.targets.hf import HFTarget
 from betoken.trace import UNNAMED, Header
 
@@ -265,8 +265,8 @@ class LLM:
         """
         if self._closed:
             raise BetokenError("this LLM is closed; make a new one")
-        name = Path(self.info.model).name if os.sep in self.info.model else self.info.model
-        with Recording(Path(path), Header(name, self._target.info.vocab_size), category=category) as recording:
+        header = Header(spoken_name(self.info.model), self._target.info.vocab_size)
+        with Recording(Path(path), header, category=category) as recording:
             self._listeners.append(recording.hear)
             try:
                 yield recording

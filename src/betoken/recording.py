@@ -70,6 +70,12 @@ class Recording:
         self.close()
 
 
+def spoken_name(model: str) -> str:
+    """How a trace calls a model: a folder by its last part (where it lies is nobody's business), a hub name as it is."""
+    folder = Path(model)
+    return folder.resolve().name if folder.is_dir() else model
+
+
 def of_result(name: str, category: str, result: Result, params: SamplingParams, context: int | None) -> Conversation:
     """The first sample of a result. `context`: the target's, in tokens."""
     room = None if context is None else context - len(result.prompt_token_ids)

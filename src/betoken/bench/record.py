@@ -10,7 +10,7 @@ from betoken.bench.measure import Item, batches
 from betoken.bench.workloads import first_of_each, read
 from betoken.llm import LLM
 from betoken.outputs import Result
-from betoken.recording import Recording, of_result
+from betoken.recording import Recording, of_result, spoken_name
 from betoken.trace import Header
 
 
@@ -41,7 +41,7 @@ class Recorder:
         self.llm = LLM(
             model, draft, method=method, dtype=setup.dtype, device=setup.device, max_rows=setup.plan.batch_size
         )
-        self._name = "embedded target" if setup.model is None else Path(model).name
+        self._name = "embedded target" if setup.model is None else spoken_name(model)
         try:
             self.items = [item_of(self.llm, workload) for workload in workloads]
         except BaseException:
