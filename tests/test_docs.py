@@ -26,6 +26,7 @@ QUICK = {
     "generate": ["--max-tokens", "8"],
     "compare": ["--max-tokens", "8", "--per-group", "1", "--temperature", "1"],
     "audit": ["--max-tokens", "4", "--per-group", "1", "--batch-size", "2", "--samples", "0"],
+    "record": ["--max-tokens", "8", "--per-group", "1"],
 }
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

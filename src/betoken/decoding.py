@@ -3,7 +3,7 @@
 Knows engines and tokenizers; knows nothing of models.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,8 @@ class Ask:
 class Answer:
     """What has come of one request so far."""
 
+    ask: Ask
+    sample: int
     seq_id: int
     sampler: Sampler
     stops: Stops
@@ -61,16 +63,16 @@ class Answer:
 
 
 class Room:
-    """One method's engine, and who waits for which of its events."""
+    """One method's engine, and who waits for which of its events. `listeners` are told of every answer that ends."""
 
-    def __init__(self, method: str, engine: Engine) -> None:
-        self.method, self.engine = method, engine
+    def __init__(self, method: str, engine: Engine, listeners: Sequence[Callable[[Answer], object]] = ()) -> None:
+        self.method, self.engine, self._listeners = method, engine, listeners
         self._answers: dict[int, Answer] = {}
 
     def add(self, ask: Ask, sample: int = 0) -> Answer:
         seq_id = self.engine.add(ask.request(sample))
         running = self.engine.running(seq_id)
-        answer = Answer(seq_id, running.sampler, running.stops)
+        answer = Answer(ask, sample, seq_id, running.sampler, running.stops)
         self._answers[seq_id] = answer
         return answer
 
@@ -82,8 +84,12 @@ class Room:
         self.forget([*self._answers.values()])
 
     def step(self) -> None:
-        for event in self.engine.step():
+        events = self.engine.step()
+        for event in events:
             self._answers[event.seq_id].events.append(event)
+        for answer in [self._answers[event.seq_id] for event in events if event.finished]:
+            for listener in tuple(self._listeners):
+                listener(answer)
 
     def forget(self, answers: Sequence[Answer]) -> None:
         """Abort what is unfinished, and keep nothing of the rest."""

@@ -3,9 +3,12 @@
 An `LLM` is used from one thread at a time; streams of one method may be read in turns.
 """
 
+import contextlib
+import os
 import secrets
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, overload
 
@@ -17,7 +20,9 @@ from betoken.methods import proposer_of, spelt
 from betoken.outputs import Result
 from betoken.params import SEED_LIMIT, SamplingParams
 from betoken.proposers.base import Workshop, methods
+from betoken.recording import Recording, spoken_name
 from betoken.targets.hf import HFTarget
+from betoken.trace import UNNAMED, Header
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
@@ -83,6 +88,7 @@ class LLM:
         self._options = dict(options or {})
         self._engine_settings: dict[str, Any] = {"acceptance": acceptance, "max_rows": max_rows}
         self._rooms: dict[str, Room] = {}
+        self._listeners: list[Callable[[Answer], object]] = []
         self._closed = False
         spelt(self.method)
         # torch's own objects are what transformers users hand over.
@@ -256,6 +262,25 @@ class LLM:
         room = self._room(method, options)
         return Steps(room, room.add(self._ask(prompt, params)))
 
+    @contextlib.contextmanager
+    def record(self, path: str | os.PathLike[str], *, category: str = UNNAMED) -> Iterator[Recording]:
+        """Record every answer that ends inside the `with` statement: prompt and output as token ids, seed and sampling.
+
+        path:     a new file of JSON lines, gzipped where the name ends in `.gz`; see `docs/traces.md`
+        category: the kind of text, for tables
+        Raises TraceError, also from the call whose answer cannot be written; see `Recording`.
+        """
+        if self._closed:
+            raise BetokenError("this LLM is closed; make a new one")
+        info = self._target.info
+        header = Header(spoken_name(self.info.model), info.vocab_size, tuple(sorted(info.eos_ids)))
+        with Recording(Path(path), header, category=category) as recording:
+            self._listeners.append(recording.hear)
+            try:
+                yield recording
+            finally:
+                self._listeners.remove(recording.hear)
+
     def _run(
         self, room: Room, prompts: Sequence[Prompt], many: Sequence[SamplingParams], *, progress: bool
     ) -> list[Result]:
@@ -316,7 +341,7 @@ class LLM:
                 )
         if key not in self._rooms:
             proposer = proposer_of(name, Workshop(self._target.info, self._draft, given))
-            self._rooms[key] = Room(name, Engine(self._target, proposer, **self._engine_settings))
+            self._rooms[key] = Room(name, Engine(self._target, proposer, **self._engine_settings), self._listeners)
         return self._rooms[key]
 
 

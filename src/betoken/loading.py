@@ -3,10 +3,7 @@
 Knows `transformers`; knows nothing of drafts, engines or text.
 """
 
-import contextlib
-import logging
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 import torch
 
 from betoken.errors import ModelNotFoundError, ParameterError, UnsupportedModelError
+from betoken.tokenization import quiet as quiet
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -169,23 +167,3 @@ def _fast_bfloat16() -> bool:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):
         return False
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the advice and progress bars of `transformers` off the terminal; its settings come back afterwards."""
-    from transformers.utils import logging as chatter
-
-    loggers = {logging.getLogger(name) for name in ("transformers", "huggingface_hub")}
-    levels = {logger: logger.level for logger in loggers}
-    bars = chatter.is_progress_bar_enabled()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    chatter.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
-        if bars:
-            chatter.enable_progress_bar()

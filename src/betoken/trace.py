@@ -8,7 +8,8 @@ and every other line is a conversation:
 
     {"id": "7", "category": "chat", "segments": [["context", [5, 9]], ["output", [3, 1], "text"]], "seed": 0, "sampling": {}}
 
-`model`, `vocab_size`, `eos_ids`, the texts, `seed` and `sampling` may be missing; so may the whole first line.
+`model`, `vocab_size`, `eos_ids`, the texts, `seed` and `sampling` may be missing; so may the first line. `"sample": i` stands in
+a conversation that was the (i+1)-th of several samples of its prompt.
 """
 
 import gzip
@@ -51,13 +52,18 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One sequence: context and output segments in turns, in order."""
+    """One sequence: context and output segments in turns, in order.
+
+    seed, sample: of the noise its tokens were chosen with; seed None where nobody knows
+    sampling:     what else was asked for, by the names of `SamplingParams`
+    """
 
     id: str
     category: str
     segments: tuple[Segment, ...]
     seed: int | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    sample: int = 0
 
     @property
     def outputs(self) -> tuple[Segment, ...]:
@@ -90,19 +96,22 @@ def read(path: Path) -> Trace:
     """A trace, checked. Raises TraceError, naming file and line: not readable, cut off, of another version, no outputs,
     ids that are none or that the vocabulary lacks."""
     header, conversations = Header(), []
-    for number, line in enumerate(lines(path), 1):
+    first = True
+    for number, line in lines(path):
         entry = parse(line, f"{path}:{number}")
-        if number == 1 and "format" in entry:
+        if first and "format" in entry:
             header = _header(entry, f"{path}:1")
         else:
             conversations.append(_conversation(entry, f"{path}:{number}", header.vocab_size))
+        first = False
     if not any(conversation.outputs for conversation in conversations):
         raise TraceError(f"{path} has no outputs; expected at least one conversation, {EXPECTED}")
     return Trace(header, tuple(conversations))
 
 
-def lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, gzipped or not, one by one. Raises TraceError where it cannot be read to its end."""
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not empty, gzipped or not, one by one, each with its number from 1. Raises
+    TraceError where it cannot be read to its end."""
     done = 0
     try:
         with path.open("rb") as raw:
@@ -112,25 +121,26 @@ def lines(path: Path) -> Iterator[str]:
                 for line in file:
                     done += 1
                     if line.strip():
-                        yield line
+                        yield done, line
     except (EOFError, zlib.error, gzip.BadGzipFile) as failure:
         raise TraceError(
-            f"{path} is cut off or damaged after line {done} ({failure}); copy or record it again"
+            f"{path} is cut off or damaged after line {done} ({failure}); copy or record it again, or keep what is "
+            f"whole: gzip -dc {path} | head -n {done} > whole.jsonl"
         ) from failure
     except (OSError, UnicodeDecodeError) as failure:
         reason = getattr(failure, "strerror", None) or failure
         raise TraceError(f"{path} cannot be read: {reason}; expected JSON lines, gzipped or not") from failure
 
 
-def parse(line: str, place: str) -> dict[str, Any]:
+def parse(line: str, place: str, expected: str = EXPECTED) -> dict[str, Any]:
     """One line as a JSON object. Raises TraceError."""
     try:
         entry = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as failure:
+    except (ValueError, RecursionError) as failure:  # ValueError: no JSON, or a number of thousands of digits
         cut = "" if line.endswith("\n") else " (the line has no end: was the recording interrupted?)"
-        raise TraceError(f"{place}: no JSON{cut}; expected {EXPECTED}") from failure
+        raise TraceError(f"{place}: no JSON{cut}; expected {expected}") from failure
     if not isinstance(entry, dict):
-        raise TraceError(f"{place}: {str(entry)[:40]!r}; expected {EXPECTED}")
+        raise TraceError(f"{place}: {str(entry)[:40]!r}; expected {expected}")
     return entry
 
 
@@ -158,10 +168,20 @@ def _conversation(entry: Mapping[str, Any], place: str, vocab_size: int | None) 
         raise TraceError(f"{place}: the first segment is an output; expected what it was generated from before it")
     if not read[0].tokens:
         raise TraceError(f"{place}: the first segment is empty; expected at least one token to decode from")
-    seed, sampling = entry.get("seed"), entry.get("sampling") or {}
-    if (seed is not None and type(seed) is not int) or not isinstance(sampling, dict):
-        raise TraceError(f"{place}: seed {seed!r}, sampling {sampling!r}; expected a whole number and an object")
-    return Conversation(str(entry.get("id", place)), str(entry.get("category", UNNAMED)), read, seed, sampling)
+    return Conversation(
+        str(entry.get("id", place)), str(entry.get("category") or UNNAMED), read, *_chosen_with(entry, place)
+    )
+
+
+def _chosen_with(entry: Mapping[str, Any], place: str) -> tuple[int | None, dict[str, Any], int]:
+    """Seed, sampling and sample."""
+    seed, sampling, sample = entry.get("seed"), entry.get("sampling"), entry.get("sample", 0)
+    for name, value in (("seed", 0 if seed is None else seed), ("sample", sample)):
+        if type(value) is not int or value < 0:
+            raise TraceError(f"{place}: {name} is {str(value)[:40]!r}; expected a whole number of at least 0, or none")
+    if sampling is not None and not isinstance(sampling, dict):
+        raise TraceError(f"{place}: sampling is {str(sampling)[:40]!r}; expected an object, or none")
+    return seed, sampling or {}, sample
 
 
 def _segment(value: Any, place: str, vocab_size: int | None) -> Segment:
@@ -173,7 +193,7 @@ def _segment(value: Any, place: str, vocab_size: int | None) -> Segment:
     limit = LARGEST_ID if vocab_size is None else vocab_size - 1
     for token in tokens:
         if type(token) is not int or not 0 <= token <= limit:
-            raise TraceError(f"{place}: token id {token!r}; expected whole numbers from 0 to {limit}")
+            raise TraceError(f"{place}: token id {str(token)[:40]!r}; expected whole numbers from 0 to {limit}")
     if text and not isinstance(text[0], str):
         raise TraceError(f"{place}: text {str(text[0])[:40]!r}; expected text, or nothing")
     return Segment(kind, tuple(tokens), text[0] if text else None)
@@ -182,18 +202,22 @@ def _segment(value: Any, place: str, vocab_size: int | None) -> Segment:
 def write(path: Path, trace: Trace) -> None:
     """Write a whole trace: under another name first, then renamed. Raises TraceError."""
     rough = path.with_name(path.name + ".tmp")
+    rough.unlink(missing_ok=True)
     try:
         with Writer(rough, trace.header, packed=path.suffix == ".gz") as writer:
             for conversation in trace.conversations:
                 writer.add(conversation)
         rough.replace(path)
+    except (TraceError, OSError) as failure:
+        reason = failure.__cause__ or failure
+        raise TraceError(f"{path} cannot be written: {getattr(reason, 'strerror', reason)}") from failure
     finally:
         rough.unlink(missing_ok=True)
 
 
 class Writer:
-    """A trace written conversation by conversation. Each is on the disk when `add` returns; where one cannot be written
-    (a full disk), the file keeps those before it, whole.
+    """A trace written conversation by conversation. Each is in the file when `add` returns; where one cannot be written
+    (a full disk) or is interrupted, the file keeps those before it, whole.
 
     path:   must not exist yet
     packed: gzip, by default where the name ends in `.gz`
@@ -203,10 +227,9 @@ class Writer:
     def __init__(self, path: Path, header: Header, *, packed: bool | None = None) -> None:
         self._path, self._packed = path, path.suffix == ".gz" if packed is None else packed
         self.written = 0
+        refuse_existing(path)
         try:
             self._file: FileIO = path.open("xb", buffering=0)
-        except FileExistsError:
-            raise TraceError(f"{path} exists already; give another name, or remove it") from None
         except OSError as failure:
             raise TraceError(f"{path} cannot be written: {failure.strerror}") from failure
         facts = {"model": header.model, "vocab_size": header.vocab_size, "eos_ids": header.eos_ids}
@@ -220,30 +243,24 @@ class Writer:
 
     def add(self, conversation: Conversation) -> None:
         """Append one conversation."""
-        entry: dict[str, Any] = {"id": conversation.id, "category": conversation.category}
-        entry["segments"] = [_spelt(segment) for segment in conversation.segments]
-        if conversation.seed is not None:
-            entry["seed"] = conversation.seed
-        if conversation.sampling:
-            entry["sampling"] = dict(conversation.sampling)
-        self._put(entry)
+        self._put(_spelt(conversation))
         self.written += 1
 
     def _put(self, entry: Mapping[str, Any]) -> None:
-        data = (json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
+        data = _line(entry)
         whole = self._file.tell()
         try:
             # Every line is a gzip member of its own, so that what stands before a cut is whole.
             rest = memoryview(gzip.compress(data) if self._packed else data)
             while rest:
                 rest = rest[self._file.write(rest) :]
-        except OSError as failure:
+        except BaseException as failure:
             self._file.truncate(whole)
             self._file.seek(whole)
-            raise TraceError(
-                f"{self._path} cannot be written: {failure.strerror}; it holds the {self.written} conversations "
-                "recorded before"
-            ) from failure
+            if not isinstance(failure, OSError):
+                raise
+            kept = f"it holds the {self.written} conversations recorded before" if self.written else "it holds nothing"
+            raise TraceError(f"{self._path} cannot be written: {failure.strerror}; {kept}") from failure
 
     def close(self) -> None:
         self._file.close()
@@ -257,5 +274,33 @@ class Writer:
         self.close()
 
 
-def _spelt(segment: Segment) -> list[Any]:
-    return [segment.kind, list(segment.tokens), *([] if segment.text is None else [segment.text])]
+def refuse_existing(path: Path) -> None:
+    """Raises TraceError where a recording would overwrite something, or has no folder to lie in."""
+    if path.exists():
+        raise TraceError(f"{path} exists already; give another name, or remove it")
+    if not path.parent.is_dir():
+        raise TraceError(f"{path} cannot be written: {path.parent} is no folder")
+
+
+def _spelt(conversation: Conversation) -> dict[str, Any]:
+    entry: dict[str, Any] = {"id": conversation.id, "category": conversation.category}
+    entry["segments"] = [
+        [segment.kind, list(segment.tokens), *([] if segment.text is None else [segment.text])]
+        for segment in conversation.segments
+    ]
+    if conversation.seed is not None:
+        entry["seed"] = conversation.seed
+    if conversation.sample:
+        entry["sample"] = conversation.sample
+    if conversation.sampling:
+        entry["sampling"] = dict(conversation.sampling)
+    return entry
+
+
+def _line(entry: Mapping[str, Any]) -> bytes:
+    """A line of JSON. Half characters (lone surrogates) are no UTF-8, so where there are some, all is escaped."""
+    text = json.dumps(entry, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return (text + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(entry, separators=(",", ":")) + "\n").encode()

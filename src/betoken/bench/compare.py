@@ -68,14 +68,14 @@ class Bench:
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         workloads = first_of_each(read(setup.prompts or demo.prompts()), setup.limit)
-        model, draft = _pair(setup)
+        model, draft = pair_of(setup)
         names = chosen(setup.methods, with_draft=draft is not None)
         first = next((name for name in names if name != TRANSFORMERS and name != PLAIN), PLAIN)
         self.llm = LLM(
             model, draft, method=first, dtype=setup.dtype, device=setup.device, max_rows=setup.plan.batch_size
         )
         try:
-            self.items = [_item(self.llm, workload) for workload in workloads]
+            self.items = [item_of(self.llm, workload) for workload in workloads]
             self.runners = [self._runner(name, model) for name in names]
         except BaseException:
             self.close()
@@ -164,14 +164,16 @@ def chosen(names: Sequence[str], *, with_draft: bool) -> list[str]:
     return wanted if PLAIN in wanted else [PLAIN, *wanted]
 
 
-def _pair(setup: Setup) -> tuple[str, str | None]:
+def pair_of(setup: Setup) -> tuple[str, str | None]:
+    """The target and the draft model that are meant."""
     if setup.model is not None:
         return setup.model, setup.draft
     model, draft = demo.pair()
     return model, setup.draft or draft
 
 
-def _item(llm: LLM, workload: Workload) -> Item:
+def item_of(llm: LLM, workload: Workload) -> Item:
+    """A prompt in token ids. Raises PromptError where the model has no room for it."""
     messages = workload.messages
     ids = tuple(llm.chat_prompt(messages) if messages else llm.token_ids(workload.prompt))
     context = llm.target.info.context

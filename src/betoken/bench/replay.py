@@ -17,7 +17,18 @@ from betoken.targets.base import Target
 from betoken.trace import CONTEXT, Conversation, Trace
 
 # What of a recording's sampling has a say in drafting: the rest ends outputs, which the recording does itself.
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+SAMPLING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "bad_words",
+    "allowed_token_ids",
+)
 
 
 class RecordedTarget(Target, Protocol):
@@ -86,7 +97,11 @@ def replay_one(engine: Engine, target: RecordedTarget, conversation: Conversatio
             if segment.kind == CONTEXT or not segment.tokens:
                 continue
             context, length = said[fed : len(said) - len(segment.tokens)], len(segment.tokens)
-            seq_id = _go_on(engine, seq_id, context, _params(conversation), length)
+            params = _params(conversation, length)
+            if seq_id is None:
+                seq_id = engine.add(Request(tuple(context), params, conversation.sample, ends=length, keep=True))
+            else:
+                engine.extend(seq_id, context, params, ends=length)
             target.record(seq_id, tuple(said))
             fed = len(said)
             yield _decoded(engine)
@@ -97,18 +112,12 @@ def replay_one(engine: Engine, target: RecordedTarget, conversation: Conversatio
             engine.abort(seq_id)
 
 
-def _go_on(engine: Engine, seq_id: int | None, context: list[int], params: SamplingParams, length: int) -> int:
-    if seq_id is None:
-        return engine.add(Request(tuple(context), params, ends=length, keep=True))
-    engine.extend(seq_id, context, params, ends=length)
-    return seq_id
-
-
-def _params(conversation: Conversation) -> SamplingParams:
+def _params(conversation: Conversation, length: int) -> SamplingParams:
+    """For an output of `length` tokens. Where a live run stopped at its limit, it drafted no further than that."""
     known = {name: conversation.sampling[name] for name in SAMPLING if name in conversation.sampling}
-    # Where a live run stopped at its limit, it drafted no further than that.
     limit = conversation.sampling.get("max_tokens")
     try:
+        limit = None if limit is None else max(limit, length)
         return SamplingParams(**known, max_tokens=limit, seed=conversation.seed or 0, ignore_eos=True)
     except TypeError as failure:
         raise TraceError(f"sampling {dict(conversation.sampling)}: {failure}") from failure

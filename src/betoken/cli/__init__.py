@@ -5,6 +5,7 @@ import typer
 from betoken.cli.audit import audit
 from betoken.cli.compare import compare
 from betoken.cli.generate import generate
+from betoken.cli.record import record
 from betoken.cli.replay import replay
 
 app = typer.Typer(
@@ -13,7 +14,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (compare, generate, replay, audit):
+for _command in (compare, generate, record, replay, audit):
     app.command()(_command)
 
 

@@ -15,7 +15,9 @@ DEFAULT = "ngram,suffix,mix"
 
 
 def replay(
-    trace: Annotated[Path, typer.Argument(help="A recording: JSON lines, gzipped or not.")],
+    trace: Annotated[
+        Path, typer.Argument(help="A recording, or a log of prompts and answers: JSON lines, gzipped or not.")
+    ],
     method: Annotated[
         list[str] | None, typer.Option("--method", help="Repeatable, or with commas; options after it: mix:nodes=16.")
     ] = None,
@@ -28,6 +30,7 @@ def replay(
         typer.Option(help="Run this model too, made to say the recording; a config.json gets random weights."),
     ] = None,
     draft: Annotated[str | None, typer.Option("--draft", help="Draft model with the same vocabulary.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Of a log of text: folder or hub name.")] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="JSON on standard output, nothing else there.")] = False,
@@ -35,10 +38,11 @@ def replay(
     """How would each method have done on recorded text? Exact, without a model; with one, also how fast."""
     with readable_errors():
         from betoken.bench.replay_setup import Wish, prepare
-        from betoken.trace import Trace, read
+        from betoken.logs import read_any
+        from betoken.trace import Trace
 
         with busy("reading"):
-            found = read(trace)
+            found = read_any(trace, tokenizer or (model if model and Path(model).is_dir() else None))
             found = Trace(found.header, found.conversations[:limit])
             names = [name.strip() for given in method or [DEFAULT] for name in given.split(",") if name.strip()]
             replays = prepare(found, Wish(names, nodes, preset, warm, model, draft, dtype, device))

@@ -103,6 +103,7 @@ class ForcedTarget:
         self._target = target
         self.info = replace(target.info, name=f"{target.info.name}, made to say a recording")
         self._recorded: dict[int, Sequence[int]] = {}
+        self._catch_up: dict[int, int] = {}
 
     def record(self, row: int, tokens: Sequence[int]) -> None:
         """See `ReplayTarget.record`."""
@@ -112,8 +113,12 @@ class ForcedTarget:
         return self._target.length(row)
 
     def score(self, feeds: Sequence[Feed]) -> "Forced":
-        places = [self._target.length(feed.row) + len(feed.tokens) for feed in feeds]
-        said = [_Said(self._recorded[feed.row], at, feed.draft) for feed, at in zip(feeds, places, strict=True)]
+        said = []
+        for feed in feeds:
+            if feed.tokens:
+                self._catch_up[feed.row] = len(feed.tokens)
+            place = self._target.length(feed.row) + self._catch_up[feed.row]
+            said.append(_Said(self._recorded.get(feed.row, ()), place, feed.draft))
         return Forced(said, self._target.score(feeds))
 
     def commit(self, row: int, path: Sequence[int]) -> None:
@@ -124,6 +129,7 @@ class ForcedTarget:
 
     def release(self, row: int) -> None:
         self._recorded.pop(row, None)
+        self._catch_up.pop(row, None)
         self._target.release(row)
 
 
