@@ -27,6 +27,7 @@ QUICK = {
     "compare": ["--max-tokens", "8", "--per-group", "1", "--temperature", "1"],
     "audit": ["--max-tokens", "4", "--per-group", "1", "--batch-size", "2", "--samples", "0"],
     "record": ["--max-tokens", "8", "--per-group", "1"],
+    "replay": [],
 }
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

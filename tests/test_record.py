@@ -164,7 +164,7 @@ def test_streams_are_recorded_when_they_end(llm: LLM, tmp_path: Path) -> None:
     first, second = read(tmp_path / "t.jsonl").conversations
     assert (first.outputs[0].text, first.category, second.category) == (text, "short", "other")
     assert first.sampling == {"temperature": 0.0, "ignore_eos": True, "max_tokens": 8}
-    assert read(tmp_path / "t.jsonl").header == Header("LlamaForCausalLM", len(byte_tokenizer()))
+    assert read(tmp_path / "t.jsonl").header == Header("LlamaForCausalLM", len(byte_tokenizer()), (0,))
 
 
 def test_a_model_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +243,7 @@ def test_record_and_read(pair: list[str], prompts: str, tmp_path: Path) -> None:
     assert (code, error.strip()) == (0, "")
     assert said.endswith(f"Try: betoken replay {out}\n") and "4 answers" in said
     trace = read(out)
-    assert trace.header == Header("target", len(byte_tokenizer()))
+    assert trace.header == Header("target", len(byte_tokenizer()), (0,))
     assert [(one.id, one.category) for one in trace.conversations] == [
         ("line-1", "a"), ("line-3", "a"), ("x", "b"), ("line-4", "b"),
     ]  # fmt: skip
