@@ -18,7 +18,9 @@ POSITIONS = 8
 def report(replays: Replays, *, warm: bool) -> RenderableType:
     """All tables, with a heading."""
     tallies = replays.tallies
-    parts: list[RenderableType] = [Text(heading(replays, warm=warm)), _totals(replays)]
+    parts: list[RenderableType] = [Text(heading(replays, warm=warm)), _totals(tallies)]
+    if replays.real:
+        parts += [Text("\nwith real forward passes, the prefill left out", style="bold"), _speeds(tallies)]
     if len(tallies[0].categories) > 1:
         parts += [Text("\nmean tokens per step, by category", style="bold"), _by_category(tallies)]
     drafting = [tally for tally in tallies if tally.total.drafts]
@@ -42,29 +44,27 @@ def heading(replays: Replays, *, warm: bool) -> str:
     return "\n".join([*lines, ""])
 
 
-def _totals(replays: Replays) -> Table:
+def _totals(tallies: Sequence[Tally]) -> Table:
     made = _table(
         "", "tokens\n/step", "steps", "drafts", "draft\ntokens", "accepted", "nodes\n/step", "µs drafting\n/step"
     )
-    plain = next((tally.total for tally in replays.tallies if tally.method == PLAIN), None)
-    if replays.real:
-        for name in ("ms\n/step", "tok/s", "speed-up"):
-            made.add_column(name, justify="right", no_wrap=True)
-    for tally in replays.tallies:
+    for tally in tallies:
         total = tally.total
         row = [tally.method, _ratio(total.emitted_tokens, total.steps, ".3f"), str(total.steps), str(total.drafts)]
         row += [str(total.draft_tokens), str(total.accepted_tokens), _ratio(total.draft_tokens, total.steps, ".1f")]
-        row.append(_ratio(1e6 * total.draft_s, total.steps, ".0f"))
-        if replays.real:
-            row += _speeds(total, plain)
-        made.add_row(*row)
+        made.add_row(*row, _ratio(1e6 * total.draft_s, total.steps, ".0f"))
     return made
 
 
-def _speeds(total: Stats, plain: Stats | None) -> list[str]:
-    speed = _speed(total)
-    faster = "–" if plain is None or not _speed(plain) else f"{speed / _speed(plain):.2f}x"
-    return [_ratio(1e3 * _seconds(total), total.steps, ".2f"), f"{speed:.1f}", faster]
+def _speeds(tallies: Sequence[Tally]) -> Table:
+    made = _table("", "ms/step", "of them\ndrafting", "tok/s", "speed-up")
+    plain = next((tally.total for tally in tallies if tally.method == PLAIN), Stats())
+    for tally in tallies:
+        total = tally.total
+        row = [tally.method, _ratio(1e3 * _seconds(total), total.steps, ".2f")]
+        row += [_ratio(1e3 * total.draft_s, total.steps, ".2f"), f"{_speed(total):.1f}"]
+        made.add_row(*row, _ratio(_speed(total), _speed(plain), ".2f") + "x" * bool(plain.steps))
+    return made
 
 
 def _seconds(stats: Stats) -> float:
