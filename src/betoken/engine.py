@@ -25,12 +25,18 @@ TARGET = "target"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One output to decode: a prompt, how to sample, which of the n samples it is, how tokens become text."""
+    """One output to decode: a prompt, how to sample, which of the n samples it is, how tokens become text.
+
+    reference: a text the output is expected to follow mostly (read by the method `reference`)
+    namespace: whose request it is: methods that remember across requests show no namespace what another one said
+    """
 
     prompt: tuple[int, ...]
     params: SamplingParams = field(default_factory=SamplingParams)
     sample: int = 0
     text: TextStream | None = None
+    reference: tuple[int, ...] = ()
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,10 @@ class Running:
     begun: bool = False  # whether the proposer knows of it
 
     def view(self) -> SeqView:
-        return SeqView(self.seq_id, self.tokens, len(self.request.prompt), self.sampler, self.stops.room - 1)
+        asked, room = self.request, self.stops.room - 1
+        return SeqView(
+            self.seq_id, self.tokens, len(asked.prompt), self.sampler, room, asked.reference, asked.namespace
+        )
 
 
 class Engine:

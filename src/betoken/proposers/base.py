@@ -36,6 +36,8 @@ class SeqView:
     prompt_length: int
     sampler: Sampler
     room: int  # no node deeper than this can be of use
+    reference: Sequence[int] = ()  # what the caller expects the output to be, roughly
+    namespace: str = ""  # what is kept across requests is kept apart by this
 
 
 @dataclass(frozen=True, slots=True)
