@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,7 +82,7 @@ class _Memory:
 
     def read(self, text: Sequence[int]) -> None:
         """Each token of a text becomes the first successor of the token, and of the pair, before it."""
-        for before, token in zip(text, text[1:], strict=False):
+        for before, token in pairwise(text):
             self._lead(before, token)
         for earlier, before, token in zip(text, text[1:], text[2:], strict=False) if self._pairs else ():
             pair, place = self._pair(earlier, before)
@@ -159,9 +160,9 @@ class _Growth:
                 self.rankings[kind] = self.rates.ranking(kind)
             self._offer(_Family(node, depth, value, row, self.rankings[kind]), 0)
 
-    def _offer(self, family: _Family, place: int) -> None:
+    def _offer(self, family: _Family, first: int) -> None:
         """Let the next sibling compete. A row may end early: what was read has as many successors as the text showed."""
-        for place in range(place, len(family.ranking)):
+        for place in range(first, len(family.ranking)):
             score, rank = family.ranking[place]
             if family.row[rank] != UNSEEN:
                 self.pushed += 1
