@@ -91,25 +91,23 @@ def values(parents: Sequence[int], scores: Iterable[float]) -> list[float]:
     return reached
 
 
-def kept(draft: Draft, scores: Sequence[float], nodes: int) -> Draft:
-    """The `nodes` nodes likeliest on the accepted path, likeliest first, with these scores (each at most 1, one a node).
+def kept(draft: Draft, scores: Sequence[float], nodes: int, least: float = 0.0) -> Draft:
+    """The `nodes` nodes likeliest on the accepted path, likeliest first, with these scores (each at most 1, one a node); none
+    whose probability of that is below `least`.
 
-    A node stands behind its parent. Pinned nodes, which are there to be read, and what they hang on come on top, at the end.
+    A node stands behind its parent. Pinned nodes, which are there to be read, and what they hang on come on top; those of them that
+    are not among the likeliest are pinned.
     """
     reached = values(draft.parents, scores)
     order = sorted(range(len(draft)), key=lambda node: -reached[node])  # stable, and no node beats its parent
-    chosen = [node for node in order if node not in draft.pinned][:nodes]
-    chosen += _hung_on(draft, chosen)
-    place = {ROOT: ROOT, **{node: i for i, node in enumerate(chosen)}}
+    free = [node for node in order if node not in draft.pinned and reached[node] >= least]
+    pinned = {step for node in draft.pinned for step in draft.path_to(node)}.difference(free[:nodes])
+    chosen = pinned.union(free[:nodes])
+    order = [node for node in order if node in chosen]
+    place = {ROOT: ROOT, **{node: i for i, node in enumerate(order)}}
     return Draft(
-        tuple(draft.tokens[node] for node in chosen),
-        tuple(place[draft.parents[node]] for node in chosen),
-        tuple(scores[node] for node in chosen),
-        pinned=frozenset(place[node] for node in draft.pinned),
+        tuple(draft.tokens[node] for node in order),
+        tuple(place[draft.parents[node]] for node in order),
+        tuple(scores[node] for node in order),
+        pinned=frozenset(place[node] for node in pinned),
     )
-
-
-def _hung_on(draft: Draft, chosen: Sequence[int]) -> list[int]:
-    """The pinned nodes and their ancestors, without those chosen already."""
-    needed = {step for node in draft.pinned for step in draft.path_to(node)}
-    return sorted(needed.difference(chosen))

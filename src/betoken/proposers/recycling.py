@@ -10,7 +10,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,16 +79,20 @@ class _Memory:
         self._kind[places_N] = np.where(same_N, np.minimum(self._kind[places_N] + 1, STABLE), 1)
         self._successors[places_N] = top_ids
 
-    def read(self, text: Sequence[int]) -> None:
-        """Each token of a text becomes the first successor of the token, and of the pair, before it."""
-        for before, token in pairwise(text):
-            self._lead(before, token)
-        for earlier, before, token in zip(text, text[1:], text[2:], strict=False) if self._pairs else ():
-            pair, place = self._pair(earlier, before)
-            if self._owner[place] != pair:
-                self._owner[place] = pair
-                self._successors[place + self._vocab_size] = UNSEEN
-            self._lead(place + self._vocab_size, token)
+    def read(self, text: Sequence[int], new: int) -> None:
+        """Each of the last `new` tokens of a text becomes the first successor of the token, and of the pair, before it."""
+        for place in range(max(len(text) - new, 1), len(text)):
+            self._lead(text[place - 1], text[place])
+            if place > 1 and self._pairs:
+                self._lead(self._claim(text[place - 2], text[place - 1]), text[place])
+
+    def _claim(self, before: int, token: int) -> int:
+        """The row of a pair, emptied where it was another's."""
+        pair, place = self._pair(before, token)
+        if self._owner[place] != pair:
+            self._owner[place] = pair
+            self._successors[place + self._vocab_size] = UNSEEN
+        return int(place) + self._vocab_size
 
     def _lead(self, place: int, token: int) -> None:
         row = self._successors[place].tolist()
@@ -212,7 +215,7 @@ class Recycling(BaseProposer):
         """Take up the context that has come since the last step; output is learnt from the target's own words."""
         read = self._read[seq.seq_id]
         if read < len(seq.tokens):
-            self._used[seq.seq_id].read(seq.tokens[max(read - 2, 0) :])
+            self._used[seq.seq_id].read(seq.tokens[max(read - 2, 0) :], len(seq.tokens) - read)
             self._read[seq.seq_id] = len(seq.tokens)
 
     def _grow(self, seq: SeqView) -> Draft:

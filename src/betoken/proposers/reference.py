@@ -147,17 +147,20 @@ class _Tree:
 class Reference(BaseProposer):
     """Drafts from `SeqView.reference`; without one, nothing.
 
-    nodes: how many tokens are drafted at most
+    nodes:     how many tokens are drafted at most
+    min_value: nodes less likely than this to be accepted are not drafted
 
     Raises ParameterError.
     """
 
     name = "reference"
 
-    def __init__(self, *, nodes: int = 32) -> None:
+    def __init__(self, *, nodes: int = 32, min_value: float = 0.05) -> None:
         if isinstance(nodes, bool) or not isinstance(nodes, int) or not 1 <= nodes <= MOST:
             raise ParameterError("nodes", nodes, f"a whole number from 1 to {MOST}")
-        self._nodes = nodes
+        if isinstance(min_value, bool) or not isinstance(min_value, int | float) or not 0 <= min_value < 1:
+            raise ParameterError("min_value", min_value, "a number from 0 to below 1")
+        self._nodes, self._min_value = nodes, min_value
         self._rates = _Rates()
         self._followers: dict[int, _Follower] = {}
         self._pending: dict[int, tuple[Draft, list[Situation]]] = {}
@@ -179,7 +182,7 @@ class Reference(BaseProposer):
             tree.add(follower.reference[place : place + length], kind, agreed)
         draft = Draft(tuple(tree.tokens), tuple(tree.parents), tuple(tree.scores))
         self._pending[seq.seq_id] = draft, tree.situations
-        return kept(draft, tree.scores, self._nodes)
+        return kept(draft, tree.scores, self._nodes, self._min_value)
 
     def observe(self, ctx: ObserveContext) -> None:
         for seq, verdict in zip(ctx.seqs, ctx.verdicts, strict=True):
