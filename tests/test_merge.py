@@ -3,6 +3,7 @@
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,8 +12,8 @@ from tiny_models import byte_tokenizer, near_copy, tiny_llama
 
 from betoken import LLM, ParameterError, SamplingParams
 from betoken.draft import Draft, chain
-from betoken.policy import Calibration, judged, kept, values
-from betoken.proposers.base import Workshop, build
+from betoken.policy import MARGIN, Calibration, judged, kept, values
+from betoken.proposers.base import Needs, ObserveContext, Workshop, build
 from betoken.proposers.merge import Merge
 from betoken.targets.base import TargetInfo
 from betoken.targets.toy import ToyTarget, markov
@@ -73,6 +74,35 @@ class Unscored(Scripted):
         super().__init__(lambda _: Draft())
         self.needs, self.observe, self.begin = watched.needs, watched.proposer.observe, watched.proposer.begin
         self.propose, self.end = watched.proposer.propose, watched.proposer.end
+
+
+class Reader(Scripted):
+    """Pins a node, wants to read the `k` likeliest tokens, and checks what it is shown."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__(lambda seq: Draft((k,), (-1,), pinned=frozenset({0})) if seq.room else Draft())
+        self.needs, self.shown = Needs(top_ids=k), 0
+
+    def observe(self, ctx: ObserveContext) -> None:
+        seq, draft, top_ids = ctx.seqs[0], ctx.drafts[0], ctx.top_ids[0]
+        assert top_ids.shape == (1 + len(draft), self.needs.top_ids)
+        before = seq.tokens[: len(seq.tokens) - len(ctx.verdicts[0].tokens)]
+        best = np.argsort(-markov(VOCAB)(before), kind="stable")
+        assert top_ids[0].tolist() == best[: self.needs.top_ids].tolist()
+        self.shown += 1
+
+
+def test_members_see_as_many_tokens_as_they_asked_for() -> None:
+    """And what a member only reads is no draft token: nobody says how likely it is, and nothing is learnt from it."""
+    readers = {"two": Reader(2), "four": Reader(4)}
+    proposer = Merge({**readers, "ngram": Scripted(lambda seq: chain([0][: seq.room]))}, nodes=1)
+    assert proposer.needs.top_ids == 4
+    watched = Watched(proposer, 1)
+    decode([request((0, 1), max_tokens=30, ignore_eos=True)], watched)
+    assert min(reader.shown for reader in readers.values()) > 5
+    first = watched.drafts[0]
+    assert sorted(zip(first.tokens, first.scores or (), strict=True)) == [(0, 0.5), (2, MARGIN), (4, MARGIN)]
+    assert {source for source, *_ in proposer._calibration._cells} == {"ngram"}
 
 
 def test_a_wrong_member_loses_its_place() -> None:

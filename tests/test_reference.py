@@ -10,7 +10,7 @@ from strategies import Watched, check_identity, decode, expecting, spoken, view
 from tiny_models import byte_tokenizer, tiny_llama
 
 from betoken import LLM, ParameterError, SamplingParams
-from betoken.draft import EMPTY
+from betoken.draft import EMPTY, ROOT
 from betoken.engine import Request
 from betoken.proposers.base import ObserveContext, ProposeContext, SeqView, Workshop, build
 from betoken.proposers.reference import Reference
@@ -60,6 +60,33 @@ def test_an_unchanged_text_takes_as_few_steps_as_there_can_be() -> None:
 def test_in_step_again_after(name: str, said: tuple[int, ...], expected: int) -> None:
     """The place was lost for good after an edit, or found again only after several tokens."""
     assert steps(said, TEXT) == expected, name
+
+
+def test_out_of_step_two_places_are_drafted_from() -> None:
+    """After `3 -> 150` the reference may go on with 4 (one replaced), after `3 -> 5` also with 6 (left out)."""
+    proposer = Reference(nodes=30, min_value=0)
+    for said, expected in (([0, 1, 2, 150], {4}), ([0, 1, 2, 5], {4, 6})):
+        proposer.begin(view(said, reference=TEXT))
+        (draft,) = proposer.propose(ProposeContext([view(said, reference=TEXT)]))
+        assert {token for token, parent in zip(draft.tokens, draft.parents, strict=True) if parent == ROOT} == expected
+
+
+def test_scores_follow_what_happens() -> None:
+    """In step, yet the next token never comes: the score must say so after a while. It recovers, though nothing was drafted."""
+    proposer = Reference(min_value=0)
+    for seq_id in range(200):
+        seq = view([0, 1], seq_id=seq_id, reference=TEXT)
+        proposer.begin(seq)
+        (draft,) = proposer.propose(ProposeContext([seq]))
+        proposer.observe(ObserveContext([seq], [draft], [Verdict((), (199,))]))
+    assert draft.scores is not None and draft.scores[0] < 0.1
+    proposer._min_value = 0.5
+    for seq_id, drafted in ((0, False), *((n, None) for n in range(1, 200)), (200, True)):
+        seq = view([0, 1], seq_id=seq_id, reference=TEXT)
+        proposer.begin(seq)
+        (draft,) = proposer.propose(ProposeContext([seq]))
+        assert drafted in (None, bool(draft))
+        proposer.observe(ObserveContext([seq], [draft], [Verdict((), (2, 199))]))
 
 
 def test_places_that_look_alike_are_taken_in_order() -> None:

@@ -1,8 +1,9 @@
 """`reference`: drafts from a text that the caller expects to come back mostly unchanged (`generate(..., reference=...)`).
 
 What OpenAI's interface calls predicted outputs. The output is followed through the reference token by token. Where they part, the
-last tokens said are looked for in the reference; until enough of them agree again, several places are drafted from at once: the one
-found, the place as if tokens had been replaced one for one, and the place as if all that was new had been put in before it.
+last tokens said are looked for in the reference; until enough of them agree again, two places are drafted from at once: the one
+found, and the place as if tokens had been replaced one for one. (A third, as if all that is new had been put in before the old place,
+gained nothing: the first token after it finds the place.)
 """
 
 from bisect import bisect_left
@@ -20,13 +21,12 @@ SOLID, AHEAD = 4, 32
 BITS, WEIGHT, FADE = 8, 4.0, 0.99
 MOST = 4096
 
-FOUND, FAR, REPLACED, PUT_IN = "found", "far", "replaced", "put in"
+FOUND, FAR, REPLACED = "found", "far", "replaced"
 # First beliefs: that the next token agrees, after none, 1, 2 to 3, 4 to 7, ... tokens did.
 BELIEFS = {
     FOUND: (0.3, 0.5, 0.7, 0.9, 0.94, 0.96, 0.97, 0.98, 0.98),
     FAR: (0.2, 0.3, 0.5),
     REPLACED: (0.4, 0.6, 0.8),
-    PUT_IN: (0.2, 0.6, 0.8),
 }
 
 Situation = tuple[str, int]
@@ -115,7 +115,6 @@ class _Follower:
             yield FOUND if near else FAR, self.place, self.agreed
         if self.agreed < SOLID:
             yield REPLACED, self.broken + self.lost, 0
-            yield PUT_IN, self.broken, 0
 
 
 @dataclass(slots=True)
