@@ -182,20 +182,20 @@ def test_what_the_targets_tokens_say_of_a_tree() -> None:
 
 @pytest.mark.parametrize("of", ["plain", "merge", "ngram+ngram", "x", "", "ngram+", 5, {}, ["ngram"]])
 def test_what_cannot_be_merged(of: Any) -> None:
-    with pytest.raises(ParameterError, match="^of is .*different methods"):
+    with pytest.raises(ParameterError, match=r"^of is .*different methods"):
         merged(of)
 
 
 @pytest.mark.parametrize("nodes", [0, -1, 1.5, True, 10**6])
 def test_nodes_are_counted_in_whole_numbers(nodes: Any) -> None:
-    with pytest.raises(ParameterError, match="^nodes is .*a whole number from 1"):
+    with pytest.raises(ParameterError, match=r"^nodes is .*a whole number from 1"):
         merged("ngram", nodes=nodes)
 
 
 def test_members_take_options() -> None:
     proposer = merged({"ngram": {"k": 3}, "recycling": None})
     assert proposer._members["ngram"]._rule.k == 3
-    with pytest.raises(ParameterError, match="^k is"):
+    with pytest.raises(ParameterError, match=r"^k is"):
         merged({"ngram": {"k": 0}})
 
 

@@ -187,10 +187,10 @@ def test_a_reference_may_be_text(llm: LLM) -> None:
     ],
 )
 def test_what_is_no_reference(llm: LLM, prompts: Any, reference: Any) -> None:
-    with pytest.raises(ParameterError, match="^reference is"):
+    with pytest.raises(ParameterError, match=r"^reference is"):
         llm.generate(prompts, reference=reference)
 
 
 def test_a_namespace_is_a_string(llm: LLM) -> None:
-    with pytest.raises(ParameterError, match="^namespace is 5; expected a string"):
+    with pytest.raises(ParameterError, match=r"^namespace is 5; expected a string"):
         llm.generate("a", namespace=5)  # type: ignore[call-overload]
