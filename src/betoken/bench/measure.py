@@ -36,13 +36,18 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MethodRunner:
-    """One of our methods."""
+    """One of our methods. A prompt that comes again (another round, another temperature, after warming up) starts a new namespace:
+    a method that remembers across requests would know its answer by heart, and be measured at that."""
 
     llm: LLM
     name: str
+    _seen: list[set[Ids]] = field(default_factory=lambda: [set()])
 
     def run(self, prompts: Sequence[Ids], params: SamplingParams) -> list[Said]:
-        results = self.llm.generate(list(prompts), params, method=self.name)
+        if self._seen[-1].intersection(prompts):
+            self._seen.append(set())
+        self._seen[-1].update(prompts)
+        results = self.llm.generate(list(prompts), params, method=self.name, namespace=f"round {len(self._seen)}")
         return [Said(result.token_ids, result.stats) for result in results]
 
 
