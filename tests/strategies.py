@@ -2,8 +2,10 @@
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 
 from betoken.draft import ROOT, Draft, chain
@@ -240,3 +242,70 @@ def toy(seed: int = 0, *, context: int | None = None, sharpness: float = 3.0) ->
 def request(prompt: Sequence[int] = (0, 1), **fields: Any) -> Request:
     """A request with a text stream of its own."""
     return Request(tuple(prompt), SamplingParams(**{"seed": 7, **fields}), text=Letters())
+
+
+@st.composite
+def expecting(draw: st.DrawFn) -> Request:
+    """A request of anybody's, with or without a reference, which may hold ids that no target knows."""
+    params = SamplingParams(**draw(laws_of_sampling()), **draw(endings()))
+    prompt = tuple(draw(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=9)))
+    reference = tuple(draw(st.lists(st.integers(0, VOCAB + 1), max_size=20)))
+    return Request(prompt, params, draw(st.integers(0, 3)), Letters(), reference, draw(st.sampled_from(("", "a"))))
+
+
+class Watched(Scripted):
+    """A real method on a watch: its trees must fit into `nodes` and the room, its scores must be probabilities."""
+
+    def __init__(self, proposer: Any, nodes: int = 10**9) -> None:
+        super().__init__(lambda _: Draft())
+        self.proposer, self.nodes, self.needs = proposer, nodes, proposer.needs
+        self.drafts: list[Draft] = []
+
+    def begin(self, seq: SeqView) -> None:
+        super().begin(seq)
+        self.proposer.begin(seq)
+
+    def propose(self, ctx: ProposeContext) -> list[Draft]:
+        super().propose(ctx)
+        drafts = self.proposer.propose(ctx)
+        for seq, draft in zip(ctx.seqs, drafts, strict=True):
+            assert draft.num_draft_tokens <= self.nodes
+            assert draft.depth <= max(seq.room, 0)
+            assert draft.scores is not None or not draft
+            assert all(0 < score <= 1 for score in draft.scores or ())
+        self.drafts += drafts
+        return list(drafts)
+
+    def observe(self, ctx: ObserveContext) -> None:
+        super().observe(ctx)
+        self.proposer.observe(ctx)
+
+    def end(self, seq_id: int) -> None:
+        super().end(seq_id)
+        self.proposer.end(seq_id)
+
+
+def check_identity(proposer: Any, nodes: int, batch: Sequence[Request], table: int, **options: Any) -> None:
+    """A method on a random table: what plain decoding says, twice, the second time with all it remembers."""
+    target = toy(table)
+    alone = [by_hand(replace(one, text=Letters()), target) for one in batch]
+    for _ in range(2):
+        fresh = [replace(one, text=Letters()) for one in batch]
+        assert [result.said for result in decode(fresh, Watched(proposer, nodes), target=target, **options)] == alone
+
+
+def view(tokens: Sequence[int], **fields: Any) -> SeqView:
+    """A sequence as a proposer sees it."""
+    given = {"seq_id": 0, "prompt_length": 1, "room": 100, **fields}
+    return SeqView(tokens=tokens, sampler=Sampler(SamplingParams(), seed=0, vocab_size=VOCAB), **given)
+
+
+def spoken(tokens: Sequence[int], vocab_size: int) -> ToyTarget:
+    """A target that says these tokens after a prompt of one token, then the last one for ever."""
+
+    def logits_of(context: Sequence[int]) -> Any:
+        logits = [0.0] * vocab_size
+        logits[tokens[min(len(context) - 1, len(tokens) - 1)]] = 9.0
+        return np.array(logits)
+
+    return ToyTarget(logits_of, vocab_size)

@@ -11,7 +11,7 @@ from tiny_models import byte_tokenizer, save_pair, tiny_llama
 from betoken import ParameterError, PromptError, SamplingParams, demo
 from betoken.bench.cells import Cell, Spread
 from betoken.bench.compare import Bench, Setup, chosen, to_json, write
-from betoken.bench.measure import Item, Plan, batches
+from betoken.bench.measure import Item, MethodRunner, Plan, batches
 from betoken.bench.report import table, words
 from betoken.bench.tie import Sameness, compare, first_difference, loops
 from betoken.bench.workloads import first_of_each, read
@@ -34,6 +34,17 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
     prompts = folder / "prompts.jsonl"
     prompts.write_text("\n".join(map(json.dumps, lines)))
     return Setup(str(target), str(draft), ("transformers", "plain", "naive", "draft"), prompts, plan=PLAN)
+
+
+def test_no_round_profits_from_the_one_before() -> None:
+    """A method that remembers would have been measured on answers it had given already."""
+    params = SamplingParams(max_tokens=30, ignore_eos=True)
+    with LLM((tiny_llama(), byte_tokenizer()), method="plain") as llm:
+        runner = MethodRunner(llm, "recycling")
+        steps = [runner.run([(5, 6, 7)], params)[0].stats.steps for _ in range(3)]
+        again = [llm.generate([5, 6, 7], params, method="recycling").stats.steps for _ in range(3)]
+    assert max(steps) < 2 * min(steps)
+    assert again[-1] < min(steps)
 
 
 def write_prompts(folder: Path, text: str, name: str = "prompts.jsonl") -> Path:

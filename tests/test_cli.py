@@ -51,6 +51,15 @@ def test_generate_reads_standard_input(pair: list[str], plain: str) -> None:
     assert (code, "error: the prompt is empty" in error) == (2, True)
 
 
+def test_a_reference_comes_from_a_file(pair: list[str], plain: str, tmp_path: Path) -> None:
+    file = tmp_path / "known.txt"
+    file.write_text(plain, encoding="utf-8")
+    more = ["--method", "reference", "--reference", str(file)]
+    assert run("generate", PROMPT, *pair, *SAMPLED, *more) == (0, plain + "\n", "")
+    code, _, error = run("generate", PROMPT, *pair, *more[:-1], str(tmp_path / "nowhere"))
+    assert (code, "expected a text file (No such file" in error) == (2, True)
+
+
 def test_show_ends_with_the_figures(pair: list[str], plain: str) -> None:
     code, out, _ = run("generate", PROMPT, *pair, *SAMPLED, "--show")
     assert code == 0

@@ -50,7 +50,7 @@ def test_chains_say_what_plain_decoding_says(llm: LLM, method: str, temperature:
     assert [result.token_ids for result in llm.generate(ids, params, method=method)] == plain
 
 
-@pytest.mark.parametrize("method", ["lookahead", "draft:k=3:width=3"])
+@pytest.mark.parametrize("method", ["lookahead", "draft:k=3:width=3", "recycling", "merge"])
 def test_trees_say_what_plain_decoding_says_in_float32(llm: LLM, method: str) -> None:
     if llm.info.dtype != "float32":
         pytest.skip("a tree's rows are summed in another order: bfloat16 promises chains")

@@ -24,9 +24,12 @@ class Ask:
     ids: tuple[int, ...]
     params: SamplingParams
     tokenizer: Any
+    reference: tuple[int, ...] = ()
+    namespace: str = ""
 
     def request(self, sample: int) -> Request:
-        return Request(self.ids, self.params, sample, Detokenizer(self.tokenizer))
+        text = Detokenizer(self.tokenizer)
+        return Request(self.ids, self.params, sample, text, reference=self.reference, namespace=self.namespace)
 
     def result(self, answers: Sequence["Answer"]) -> Result:
         outputs = tuple(answer.output(index) for index, answer in enumerate(answers))

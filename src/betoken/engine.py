@@ -30,6 +30,7 @@ class Request:
     sample: which of the n samples of its prompt it is
     text:   how tokens become text
     ends:   of a recording: the output has so many tokens, which drafting must not know
+    reference: a text the output is expected to follow mostly (read by the method `reference`)
     namespace: whose it is; nobody else's text has a say in its drafts
     keep:   the row stays when the output ends, for `Engine.extend`; until then, or `abort`, it holds memory
     """
@@ -39,6 +40,7 @@ class Request:
     sample: int = 0
     text: TextStream | None = None
     ends: int | None = None
+    reference: tuple[int, ...] = ()
     namespace: str = ""
     keep: bool = False
 
@@ -72,9 +74,10 @@ class Running:
         return len(self.tokens) - len(self.request.prompt)
 
     def view(self) -> SeqView:
-        request = self.request
-        room = self.stops.room - 1
-        return SeqView(self.seq_id, self.tokens, len(request.prompt), self.sampler, room, request.namespace)
+        asked, room = self.request, self.stops.room - 1
+        return SeqView(
+            self.seq_id, self.tokens, len(asked.prompt), self.sampler, room, asked.reference, asked.namespace
+        )
 
 
 class Engine:

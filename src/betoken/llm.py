@@ -19,12 +19,12 @@ from betoken.loading import Loaded, Source, load, quiet
 from betoken.methods import proposer_of, spelt
 from betoken.outputs import Result
 from betoken.params import SEED_LIMIT, SamplingParams
+from betoken.prompts import Prompt, checked_ids, is_single, one_each, reference_ids, references
 from betoken.proposers.base import Workshop, methods
 from betoken.recording import Recording, spoken_name
 from betoken.targets.hf import HFTarget
 from betoken.trace import UNNAMED, Header
 
-Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
 Options = Mapping[str, Any]
 
@@ -153,6 +153,8 @@ class LLM:
         *,
         method: str | None = None,
         options: Options | None = None,
+        reference: Prompt | None = None,
+        namespace: str = "",
         progress: bool = False,
     ) -> Result: ...
 
@@ -164,6 +166,8 @@ class LLM:
         *,
         method: str | None = None,
         options: Options | None = None,
+        reference: Prompt | None = None,
+        namespace: str = "",
         progress: bool = False,
     ) -> Result: ...
 
@@ -175,6 +179,8 @@ class LLM:
         *,
         method: str | None = None,
         options: Options | None = None,
+        reference: Sequence[Prompt | None] | None = None,
+        namespace: str = "",
         progress: bool = False,
     ) -> list[Result]: ...
 
@@ -185,6 +191,8 @@ class LLM:
         *,
         method: str | None = None,
         options: Options | None = None,
+        reference: Prompt | Sequence[Prompt | None] | None = None,
+        namespace: str = "",
         progress: bool = False,
     ) -> Result | list[Result]:
         """Decode one prompt (a `Result`) or many at once (a list, in the order of the prompts).
@@ -193,15 +201,21 @@ class LLM:
                   list of either; tensors of token ids are taken as lists
         params:   for all prompts, or one per prompt; greedy, 128 tokens by default
         method, options: another drafting method for this call
+        reference: a text, or token ids, that the answer is expected to repeat mostly unchanged; of several prompts one
+                   each (None: nothing expected). It changes no answer; the methods "reference" and "merge" draft from it
+        namespace: whose prompts these are: methods that remember across requests keep what they saw apart by it
         progress: show a bar on standard error
         Raises PromptError, ParameterError.
         """
         if hasattr(prompts, "tolist"):  # a tensor or an array of token ids, as tokenizers return them
             prompts = prompts.tolist()
-        single = _is_single(prompts)
+        single = is_single(prompts)
         batch: Sequence[Prompt] = [prompts] if single else prompts  # type: ignore[list-item,assignment]
-        many = _one_each(params, len(batch))
-        results = self._run(self._room(method, options), batch, many, progress=progress)
+        many = one_each(params, len(batch))
+        expected = [reference] if single else references(reference, len(batch))
+        room = self._room(method, options)
+        asked = [self._ask(*each, namespace) for each in zip(batch, many, expected, strict=True)]
+        results = self._run(room, asked, progress=progress)
         return results[0] if single else results
 
     def chat(
@@ -211,9 +225,12 @@ class LLM:
         *,
         method: str | None = None,
         options: Options | None = None,
+        reference: Prompt | None = None,
+        namespace: str = "",
     ) -> Result:
         """Answer a conversation, `[{"role": "user", "content": ...}, ...]`, by the tokenizer's chat template."""
-        return self.generate(self.chat_prompt(messages), params, method=method, options=options)
+        more: dict[str, Any] = {"method": method, "options": options, "reference": reference, "namespace": namespace}
+        return self.generate(self.chat_prompt(messages), params, **more)
 
     def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
         """The token ids of a conversation, up to where the answer begins. Raises PromptError without a template."""
@@ -232,7 +249,7 @@ class LLM:
 
     def token_ids(self, prompt: Prompt) -> list[int]:
         """What the target is fed for a prompt: text with the tokenizer's own special tokens, ids as they are."""
-        return self._encode(prompt) if isinstance(prompt, str) else list(_checked_ids(prompt))
+        return self._encode(prompt) if isinstance(prompt, str) else list(checked_ids(prompt))
 
     def stream(
         self,
@@ -241,9 +258,12 @@ class LLM:
         *,
         method: str | None = None,
         options: Options | None = None,
+        reference: Prompt | None = None,
+        namespace: str = "",
     ) -> Generator[str]:
         """The text of one answer as it comes, whole characters only. Closing the iterator early ends the request."""
-        return texts(self.steps(prompt, params, method=method, options=options))
+        more: dict[str, Any] = {"method": method, "options": options, "reference": reference, "namespace": namespace}
+        return texts(self.steps(prompt, params, **more))
 
     def steps(
         self,
@@ -252,6 +272,8 @@ class LLM:
         *,
         method: str | None = None,
         options: Options | None = None,
+        reference: Prompt | None = None,
+        namespace: str = "",
     ) -> Steps:
         """As `stream`, but every step with its tokens, who proposed them, and the counters so far."""
         params = params or SamplingParams()
@@ -260,7 +282,7 @@ class LLM:
         if params.n != 1:
             raise ParameterError("n", params.n, "1 for a stream; use generate() for several samples")
         room = self._room(method, options)
-        return Steps(room, room.add(self._ask(prompt, params)))
+        return Steps(room, room.add(self._ask(prompt, params, reference, namespace)))
 
     @contextlib.contextmanager
     def record(self, path: str | os.PathLike[str], *, category: str = UNNAMED) -> Iterator[Recording]:
@@ -281,10 +303,7 @@ class LLM:
             finally:
                 self._listeners.remove(recording.hear)
 
-    def _run(
-        self, room: Room, prompts: Sequence[Prompt], many: Sequence[SamplingParams], *, progress: bool
-    ) -> list[Result]:
-        asked = [self._ask(prompt, params) for prompt, params in zip(prompts, many, strict=True)]
+    def _run(self, room: Room, asked: Sequence[Ask], *, progress: bool) -> list[Result]:
         answers: list[Answer] = []
         try:
             for ask in asked:
@@ -295,7 +314,9 @@ class LLM:
         left = iter(answers)
         return [ask.result([next(left) for _ in range(ask.params.n)]) for ask in asked]
 
-    def _ask(self, prompt: Prompt, params: SamplingParams) -> Ask:
+    def _ask(self, prompt: Prompt, params: SamplingParams, reference: Any, namespace: str) -> Ask:
+        if not isinstance(namespace, str):
+            raise ParameterError("namespace", namespace, "a string")
         ids = tuple(self.token_ids(prompt))
         seed = secrets.randbelow(SEED_LIMIT) if params.seed is None else params.seed
         words = tuple(ids for word in params.bad_words for ids in self._word_ids(word))
@@ -304,7 +325,15 @@ class LLM:
             ids,
             params.replaced(seed=seed, bad_words=words),
             self.tokenizer,
+            self._reference_ids(reference),
+            namespace,
         )
+
+    def _reference_ids(self, reference: Any) -> tuple[int, ...]:
+        """The text as it would stand in the middle of an answer: without special tokens."""
+        if isinstance(reference, str):
+            return tuple(self._encode(reference, special=False))
+        return reference_ids(reference)
 
     def _encode(self, text: str, *, special: bool = True) -> list[int]:
         try:
@@ -373,29 +402,3 @@ def _describe(target: Loaded, draft: Loaded | None, method: str) -> LLMInfo:
 def _check_limit(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ParameterError(name, value, "a whole number of at least 1")
-
-
-def _is_single(prompts: Prompt | Sequence[Prompt]) -> bool:
-    """One prompt, or a list of them? An empty list is a list."""
-    if not isinstance(prompts, Sequence):
-        raise PromptError(f"a prompt is a string or a list of token ids; this one is {prompts!r}")
-    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
-
-
-def _checked_ids(prompt: Sequence[int]) -> Sequence[int]:
-    if not isinstance(prompt, Sequence):
-        raise PromptError(f"a prompt is a string or a list of token ids; this one is {prompt!r}")
-    for token in prompt:
-        if isinstance(token, bool) or not isinstance(token, int):
-            raise PromptError(f"a prompt is a string or a list of token ids; this one holds {token!r}")
-    return prompt
-
-
-def _one_each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> Sequence[SamplingParams]:
-    if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * count
-    if not isinstance(params, Sequence) or not all(isinstance(one, SamplingParams) for one in params):
-        raise ParameterError("params", params, "SamplingParams, or a list of them")
-    if len(params) != count:
-        raise ParameterError("params", f"{len(params)} of them", f"one for all {count} prompts, or one each")
-    return params

@@ -31,24 +31,23 @@ class Runner(Protocol):
     @property
     def name(self) -> str: ...
 
-    def forget(self) -> None:
-        """Be as if nothing had been asked before."""
-
     def run(self, prompts: Sequence[Ids], params: SamplingParams) -> list[Said]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class MethodRunner:
-    """One of our methods."""
+    """One of our methods. A prompt that comes again (another round, another temperature, after warming up) starts a new namespace:
+    a method that remembers across requests would know its answer by heart, and be measured at that."""
 
     llm: LLM
     name: str
-
-    def forget(self) -> None:
-        self.llm.forget()
+    _seen: list[set[Ids]] = field(default_factory=lambda: [set()])
 
     def run(self, prompts: Sequence[Ids], params: SamplingParams) -> list[Said]:
-        results = self.llm.generate(list(prompts), params, method=self.name)
+        if self._seen[-1].intersection(prompts):
+            self._seen.append(set())
+        self._seen[-1].update(prompts)
+        results = self.llm.generate(list(prompts), params, method=self.name, namespace=f"round {len(self._seen)}")
         return [Said(result.token_ids, result.stats) for result in results]
 
 
@@ -59,9 +58,6 @@ class TransformersRunner:
     model: Any
     eos_ids: frozenset[int]
     name: str = "transformers"
-
-    def forget(self) -> None:
-        """It remembers nothing."""
 
     def run(self, prompts: Sequence[Ids], params: SamplingParams) -> list[Said]:
         width = max(map(len, prompts))
@@ -158,7 +154,6 @@ def measure(
     for temperature, place, batch, runner in _schedule(runners, items, plan):
         tell(f"{heat(temperature)} · {batch[0].id} · {runner.name}")
         run = known.get((runner.name, temperature, place)) or Run(runner.name, temperature, batch)
-        runner.forget()  # the same prompt was answered before, at another temperature or in another round
         start = time.perf_counter()
         said = runner.run([item.ids for item in batch], plan.params(temperature))
         run.seconds.append(time.perf_counter() - start)

@@ -15,6 +15,9 @@ WORTH_A_REASON = 1.15  # tokens per step
 WHY = {
     "ngram": "the text repeats its prompt or itself, and prompt lookup copies",
     "lookahead": "the text falls into short patterns, which lookahead collects on the way",
+    "recycling": "the target was right about these tokens before",
+    "reference": "the answer follows its reference",
+    "merge": "together the methods foresee more than each alone",
     "draft": "the draft model often says what the target says",
     "naive": "the same tokens keep following one another",
 }

@@ -2,6 +2,7 @@
 
 import sys
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +24,9 @@ def generate(
     draft: DraftModel = None,
     method: Annotated[
         str | None, typer.Option(help="Who drafts, options after it: draft:k=6; plain for nobody.")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="A file the answer should repeat mostly unchanged, for --method reference.")
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Colour every token by who proposed it, and count.")] = False,
     chat: Annotated[bool, typer.Option("--chat", help="The prompt is a user's message.")] = False,
@@ -55,15 +59,15 @@ def generate(
         params = _params(given)
         if show and (params.n > 1 or params.logprobs is not None):
             raise ParameterError("show", True, "one sample and no logprobs: leave out -n and --logprobs, or --show")
-        text = _prompt_text(prompt)
+        text, expected = _prompt_text(prompt), None if reference is None else _read(reference)
         with busy("loading"):
             llm = _load(model, draft, method, acceptance, dtype, device)
         with llm:
             ids = llm.chat_prompt([{"role": "user", "content": text}]) if chat else llm.token_ids(text)
             if params.n > 1 or params.logprobs is not None:
-                _print_samples(llm, ids, params)
+                _print_samples(llm, ids, params, expected)
             else:
-                _print_stream(llm, ids, params, show=show)
+                _print_stream(llm, ids, params, expected, show=show)
 
 
 def _params(given: dict[str, Any]) -> SamplingParams:
@@ -89,6 +93,14 @@ def _prompt_text(prompt: str) -> str:
     return text
 
 
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as failure:
+        reason = getattr(failure, "strerror", None) or failure
+        raise ParameterError("reference", str(file), f"a text file ({reason})") from failure
+
+
 def _load(model: str | None, draft: str | None, method: str | None, acceptance: str, dtype: str, device: str) -> "LLM":
     from betoken import demo
     from betoken.llm import LLM
@@ -99,10 +111,10 @@ def _load(model: str | None, draft: str | None, method: str | None, acceptance: 
     return LLM(model, draft, method=method, acceptance=acceptance, dtype=dtype, device=device)
 
 
-def _print_stream(llm: "LLM", ids: list[int], params: SamplingParams, *, show: bool) -> None:
+def _print_stream(llm: "LLM", ids: list[int], params: SamplingParams, reference: str | None, *, show: bool) -> None:
     console = Console(highlight=False, soft_wrap=True)
     colours = _Colours(llm.tokenizer) if show else None
-    steps = llm.steps(ids, params)
+    steps = llm.steps(ids, params, reference=reference)
     last = None
     try:
         for last in steps:
@@ -154,9 +166,9 @@ def _legend(method: str, last: "Step") -> Text:
     return legend.append(" · ".join([*facts, f"ended by {last.finish_reason or 'you'}"]), style="dim")
 
 
-def _print_samples(llm: "LLM", ids: list[int], params: SamplingParams) -> None:
+def _print_samples(llm: "LLM", ids: list[int], params: SamplingParams, reference: str | None) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    result = llm.generate(ids, params)
+    result = llm.generate(ids, params, reference=reference)
     for output in result.outputs:
         if params.n > 1:
             console.print(Text(f"[{output.index}]", style="dim"))

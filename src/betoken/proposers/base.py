@@ -36,6 +36,7 @@ class SeqView:
     prompt_length: int
     sampler: Sampler
     room: int  # no node deeper than this can be of use
+    reference: Sequence[int] = ()  # what the caller expects the output to be, roughly
     namespace: str = ""  # whose it is: what is remembered of others' sequences must not be used for it
 
 

@@ -203,8 +203,9 @@ class DraftModel(BaseProposer):
         for seq, verdict in zip(ctx.seqs, ctx.verdicts, strict=True):
             tree = self._pending.pop(seq.seq_id, None)
             if tree is not None and tree.levels:
-                self._paces[seq.seq_id].learn(tree.levels, len(verdict.path))
-                self._model.commit(seq.seq_id, _read(tree, verdict.tokens[:-1]))
+                own = _path(tree, verdict.tokens, len(tree.tokens))  # the tree that was fed may hold others' nodes
+                self._paces[seq.seq_id].learn(tree.levels, len(own))
+                self._model.commit(seq.seq_id, _path(tree, verdict.tokens[:-1], tree.fed))
 
     def end(self, seq_id: int) -> None:
         self._pending.pop(seq_id, None)
@@ -222,9 +223,9 @@ def _ranked(perturbed_V: npt.NDArray[np.float64], width: int) -> list[tuple[int,
     return [(int(leaders[i]), float(weights[i])) for i in range(min(width, size)) if weights[i] > 0]
 
 
-def _read(tree: _Tree, tokens: Sequence[int]) -> list[int]:
-    """The path these tokens take through the nodes the draft model was fed."""
-    children = {(tree.parents[node], tree.tokens[node]): node for node in range(tree.fed)}
+def _path(tree: _Tree, tokens: Sequence[int], nodes: int) -> list[int]:
+    """The path these tokens take through the first nodes of the tree."""
+    children = {(tree.parents[node], tree.tokens[node]): node for node in range(nodes)}
     path: list[int] = []
     for token in tokens:
         node = children.get((path[-1] if path else ROOT, token))
