@@ -25,8 +25,8 @@ import time; start = time.perf_counter()
 from betoken.memory.reader import Reader
 imported = time.perf_counter() - start
 from betoken.memory.library import Library
-reader = Reader(0, nodes=4, floor=0.0, ends=(), library=Library(10), remember=True)
 start = time.perf_counter()
+reader = Reader(0, nodes=4, floor=0.0, ends=(), library=Library(10), remember=True)
 reader.begin(0, 1, ""); reader.read(0, [1, 2, 1, 2], 0); reader.draft(0, 4); reader.end(0)
 print(imported, time.perf_counter() - start)
 """

@@ -20,7 +20,7 @@ adds = st.lists(st.tuples(texts, st.sampled_from(("", "a", "b"))), max_size=12)
 def contents(library: Library) -> list[tuple[int, str, list[int]]]:
     return [
         (number, name, library.shelf(name).index.tokens(text_id).tolist())
-        for number, (name, text_id) in library._texts.items()
+        for number, (name, text_id) in library.texts.items()
     ]
 
 

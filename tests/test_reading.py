@@ -27,7 +27,7 @@ def view(
     tokens: list[int], *, seq_id: int = 0, prompt: int | None = None, room: int = 99, namespace: str = ""
 ) -> SeqView:
     sampler = Sampler(SamplingParams(), seed=0, vocab_size=100, prompt=tokens, eos_ids=())
-    return SeqView(seq_id, tokens, len(tokens) if prompt is None else prompt, sampler, room, namespace)
+    return SeqView(seq_id, tokens, len(tokens) if prompt is None else prompt, sampler, room, namespace=namespace)
 
 
 def draft_of(proposer: ReadingProposer, tokens: list[int], **how: Any) -> Draft:
@@ -76,6 +76,19 @@ def test_earlier_sequences_are_remembered_without_their_first_prompt(make: Make)
     assert (62, 63) in chains(draft_of(proposer, [8, 9, 60, 61], seq_id=1))
     assert 52 not in draft_of(proposer, [8, 9, 50, 51], seq_id=2).tokens
     assert 62 not in draft_of(proposer, [8, 9, 60, 61], seq_id=3, namespace="another").tokens
+
+
+@BOTH
+def test_one_sequence_can_be_forgotten(make: Make) -> None:
+    proposer = make()
+    draft_of(proposer, [1, 60, 61, 62], prompt=1, seq_id=5)
+    draft_of(proposer, [1, 70, 71, 72], prompt=1, seq_id=6)
+    assert proposer.remove(5)
+    assert not proposer.remove(5)
+    assert 62 not in draft_of(proposer, [8, 60, 61], seq_id=7).tokens
+    assert 72 in draft_of(proposer, [8, 70, 71], seq_id=8).tokens
+    proposer.forget()
+    assert len(proposer.library) == 0
 
 
 @BOTH

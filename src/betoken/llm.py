@@ -120,6 +120,14 @@ class LLM:
         """The model as the engine sees it."""
         return self._target
 
+    def memory(self, method: str | None = None, options: Options | None = None) -> Any:
+        """What a method remembers of earlier answers, by default this LLM's own: a `memory.library.Library`, to save, load
+        or clear. Raises ParameterError for a method that keeps none."""
+        found = getattr(self._room(method, options).engine.proposer, "library", None)
+        if found is None:
+            raise ParameterError("method", method or self.method, "one that remembers answers: mix or suffix")
+        return found
+
     def forget(self) -> None:
         """Drop what the methods remember of earlier answers. What is remembered makes drafts better, never the text
         another; to measure a method on a prompt it has answered before, forget first."""

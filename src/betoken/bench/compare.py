@@ -24,7 +24,7 @@ from betoken.methods import spelt
 
 SCHEMA = "betoken.compare/1"
 TRANSFORMERS = "transformers"
-USUAL = ("naive", "ngram", "lookahead", "draft")
+USUAL = ("ngram", "suffix", "mix", "recycling", "merge", "lookahead", "draft")
 
 
 @dataclass(frozen=True, slots=True)

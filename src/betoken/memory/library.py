@@ -28,6 +28,7 @@ class Library:
     """Texts by namespace; none ever has a say in another.
 
     capacity: tokens in all; the texts longest here go first
+    texts:    those remembered, the longest here first: number -> (namespace, id in the index of its shelf)
 
     `lock` guards everything; whoever reads a shelf's arrays holds it.
     """
@@ -36,7 +37,7 @@ class Library:
         self.lock = threading.RLock()
         self._capacity = capacity
         self._shelves: dict[str, Shelf] = {}
-        self._texts: dict[int, tuple[str, int]] = {}  # in the order they came: number -> namespace, id in its index
+        self.texts: dict[int, tuple[str, int]] = {}
         self._numbers = 0
 
     def shelf(self, namespace: str) -> Shelf:
@@ -66,24 +67,24 @@ class Library:
             kept = tokens[-self._capacity :]
             if len(kept):
                 self._make_room(len(kept))
-                self._texts[number] = (namespace, self.shelf(namespace).index.new(kept))
+                self.texts[number] = (namespace, self.shelf(namespace).index.new(kept))
             return number
 
     def _make_room(self, tokens: int) -> None:
         excess = len(self) + tokens - self._capacity
-        while excess > 0 and self._texts:
-            oldest = next(iter(self._texts))
+        while excess > 0 and self.texts:
+            oldest = next(iter(self.texts))
             excess -= self._size(oldest)
             self.remove(oldest)
 
     def _size(self, number: int) -> int:
-        namespace, text_id = self._texts[number]
+        namespace, text_id = self.texts[number]
         return self._shelves[namespace].index.size(text_id)
 
     def remove(self, number: int) -> bool:
         """Forget a text; whether it was there."""
         with self.lock:
-            namespace, text_id = self._texts.pop(number, ("", -1))
+            namespace, text_id = self.texts.pop(number, ("", -1))
             if text_id < 0:
                 return False
             self._shelves[namespace].index.remove(text_id)
@@ -93,12 +94,13 @@ class Library:
         """Forget everything, or one namespace; what was learnt about trusting it as well."""
         with self.lock:
             gone = [*self._shelves] if namespace is None else [namespace]
-            self._texts = {number: where for number, where in self._texts.items() if where[0] not in gone}
+            self.texts = {number: where for number, where in self.texts.items() if where[0] not in gone}
             for name in gone:
                 self._shelves.pop(name, None)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write everything to a file: under another name first, then renamed. Raises BetokenError."""
+        path = Path(path)
         rough = path.with_name(path.name + ".tmp")
         try:
             with self.lock, rough.open("wb") as file:
@@ -111,13 +113,13 @@ class Library:
 
     def _packed(self) -> dict[str, Ints]:
         names = [*self._shelves]
-        texts = [self._shelves[name].index.tokens(text_id) for name, text_id in self._texts.values()]
+        texts = [self._shelves[name].index.tokens(text_id) for name, text_id in self.texts.values()]
         return {
             "format": np.array(FORMAT),
             "names": np.array(names, dtype=np.str_),
             "weights": np.stack([self._shelves[name].weights for name in names] or [untaught()]),
-            "numbers": np.array([*self._texts], np.int64),
-            "owners": np.array([names.index(name) for name, _ in self._texts.values()], np.int64),
+            "numbers": np.array([*self.texts], np.int64),
+            "owners": np.array([names.index(name) for name, _ in self.texts.values()], np.int64),
             "lengths": np.array([len(text) for text in texts], np.int64),
             "tokens": np.concatenate([*texts, np.empty(0, np.int32)]),
         }
@@ -133,7 +135,7 @@ class Library:
         except (ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as failure:
             raise BetokenError(f"{path} is no saved memory, or damaged ({failure}); save it again") from failure
         with self.lock:
-            self._shelves, self._texts, self._numbers = loaded._shelves, loaded._texts, loaded._numbers
+            self._shelves, self.texts, self._numbers = loaded._shelves, loaded.texts, loaded._numbers
 
     def _unpacked(self, found: dict[str, Ints]) -> "Library":
         if int(found["format"]) != FORMAT:

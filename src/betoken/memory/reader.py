@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
-from betoken.memory.beliefs import HERE, THERE, Weights
+from betoken.memory.beliefs import HERE, THERE, Weights, untaught
 from betoken.memory.growth import absorb, grow, locate, room_for
 from betoken.memory.index import CHUNK, Index
 from betoken.memory.library import Library, Shelf
-from betoken.memory.trie import STATE, Ints
+from betoken.memory.trie import NONE, STATE, Ints
 
 Nodes = tuple[list[int], list[int], list[float]]
 
@@ -45,7 +46,9 @@ class Reader:
         self._ends = np.array(sorted(ends), np.int64)
         self.library, self._remember = library, remember
         self._tree = room_for(nodes)
+        _warm_up()
         self._readings: dict[int, Reading] = {}
+        self._numbers: dict[int, int] = {}  # of ended sequences, in the library
 
     def begin(self, seq_id: int, prompt_length: int, namespace: str) -> None:
         """A sequence of which `prompt_length` tokens are its first prompt."""
@@ -75,7 +78,7 @@ class Reader:
         end = begin + len(tokens)
         index.reserve(len(tokens))
         index.arrays.text[begin:end] = tokens
-        index.arrays.text[end] = -1
+        index.arrays.text[end] = NONE
         here, there = index.arrays, reading.shelf.index.arrays
         absorb(here, there, reading.states, self._tree, begin, end, reading.weights, teach)
         index.grown(len(tokens))
@@ -115,4 +118,27 @@ class Reader:
             return None
         with self.library.lock:
             reading.shelf.weights[0] += reading.weights[0] - reading.before
-            return self.library.add(reading.index.tokens(reading.text)[reading.unremembered :], reading.namespace)
+            tokens = reading.index.tokens(reading.text)[reading.unremembered :]
+            number = self._numbers[seq_id] = self.library.add(tokens, reading.namespace)
+            if len(self._numbers) > 2 * len(self.library.texts) + 64:
+                self._numbers = {seq: number for seq, number in self._numbers.items() if number in self.library.texts}
+        return number
+
+    def remove(self, seq_id: int) -> bool:
+        """Forget what an ended sequence said; whether it was remembered."""
+        number = self._numbers.pop(seq_id, None)
+        return number is not None and self.library.remove(number)
+
+
+@cache
+def _warm_up() -> None:
+    """Load the compiled code (0.1 s), or compile it (10 s, once after installation): here, and not inside a timed step."""
+    here, there, tree, states = Index(), Index(), room_for(1), np.zeros((2, STATE), np.int64)
+    here.new([1, 1])
+    states[HERE] = here.state
+    text, limits, ends = here.arrays.text, (1, 1), np.empty(0, np.int64)
+    locate(there.arrays, text, 2, states[THERE])
+    grow(0, here.arrays, there.arrays, states, tree, text, 2, untaught(), limits, 0.0, ends)
+    here.reserve(1)
+    here.arrays.text[2:4] = 1, NONE
+    absorb(here.arrays, there.arrays, states, tree, 2, 3, untaught(), True)

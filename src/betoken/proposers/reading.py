@@ -72,6 +72,10 @@ class ReadingProposer(BaseProposer):
     def end(self, seq_id: int) -> None:
         self._reader.end(seq_id)
 
+    def remove(self, seq_id: int) -> bool:
+        """Forget what one ended sequence said; whether it was remembered."""
+        return self._reader.remove(seq_id)
+
     def forget(self) -> None:
         self.library.clear()
 
