@@ -16,8 +16,6 @@ WHY = {
     "ngram": "the text repeats its prompt or itself, and prompt lookup copies",
     "suffix": "the text repeats at length its prompt, itself or an earlier answer",
     "mix": "what was said so far, here and in earlier answers, foretells it",
-    "recycling": "what the target held likely before after the same tokens comes now",
-    "merge": "one method or another is right, and its nodes are kept",
     "lookahead": "the text falls into short patterns, which lookahead collects on the way",
     "recycling": "the target was right about these tokens before",
     "reference": "the answer follows its reference",
