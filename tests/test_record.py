@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,10 @@ from betoken.targets.replay import ReplayTarget
 from betoken.targets.toy import markov
 from betoken.trace import CONTEXT, OUTPUT, Conversation, Header, Segment, Trace, read
 
-MODEL_FREE = ("plain", "naive", "naive:k=5", "ngram", "ngram:n_min=2:n_max=2", "ngram:preset=spec-bench")
+MODEL_FREE = (
+    "plain", "naive", "naive:k=5", "ngram", "ngram:n_min=2:n_max=2", "ngram:preset=spec-bench",
+    "mix:nodes=7", "suffix:nodes=7", "reference", "merge:of=ngram+suffix+reference:nodes=9",
+)  # fmt: skip
 PROMPTS = ["the cat the hat the ", "an", "the the the the "]
 
 
@@ -45,13 +49,13 @@ def counts(stats: Stats) -> tuple[Any, ...]:
 
 
 def replayed(trace: Trace, make: Callable[[], Any]) -> Stats:
-    return Replay("", make, ReplayTarget(trace.vocab_size)).run(trace).total
+    return Replay("", make, ReplayTarget(trace.vocab_size, trace.eos_ids)).run(trace).total
 
 
 def maker(method: str, draft: Target | None = None) -> Callable[[], Any]:
     name, options = spelt(method)
-    size = VOCAB if draft is None else draft.info.vocab_size
-    return lambda: build(name, Workshop(TargetInfo("", size), draft, options))
+    info = TargetInfo("", VOCAB) if draft is None else draft.info
+    return lambda: build(name, Workshop(info, draft, options))
 
 
 # An order of 2 over six tokens, so texts repeat and drafts are accepted; ends by length, context, EOS, stop ids and strings.
@@ -77,12 +81,13 @@ def test_a_replay_counts_what_the_live_run_counted(
         make = maker(method)
     params = SamplingParams(**law, **ends)
     engine = Engine(toy(table, context=context), make())
-    running = engine.running(engine.add(Request(prompt, params, sample, Letters())))
+    reference = tuple(table * step % VOCAB for step in range(12))
+    running = engine.running(engine.add(Request(prompt, params, sample, Letters(), reference=reference)))
     engine.run(lambda event: None)
     said = running.tokens[len(prompt) :]
     output = Output(sample, "", tuple(said), running.stops.reason, None, None, running.stats)  # type: ignore[arg-type]
     limit = running.stops.room + running.stops.count
-    one = conversation("a", "all", prompt, output, params, limit)
+    one = replace(conversation("a", "all", prompt, output, params, limit), reference=reference)
     assert counts(replayed(Trace(Header(vocab_size=VOCAB), (one,)), make)) == counts(running.stats)
 
 
@@ -125,7 +130,7 @@ def llm() -> Iterator[LLM]:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("method", ["naive", "ngram", "draft"])
+@pytest.mark.parametrize("method", ["naive", "ngram", "draft", "mix:memory=off", "suffix:memory=off"])
 def test_a_live_models_recording_agrees(llm: LLM, tmp_path: Path, method: str, temperature: float) -> None:
     """Through the file: samples, a batch of ragged rows, ends of sequence (made likely), a stop string, the context's end."""
     wide = SamplingParams(temperature=temperature, max_tokens=None, n=2, logit_bias={0: 4.0}, seed=11)
@@ -135,7 +140,7 @@ def test_a_live_models_recording_agrees(llm: LLM, tmp_path: Path, method: str, t
         wide.replaced(stop=("e",), top_p=0.9),
     ]
     with llm.record(tmp_path / "t.jsonl.gz") as recording:
-        results = llm.generate(PROMPTS, many, method=method)
+        results = llm.generate(PROMPTS, many, method=method, reference=[" the cat the hat", "", "hat"])
     trace = read(tmp_path / "t.jsonl.gz")
     assert recording.written == len(trace.conversations) == 6
     told = {(one.segments[0].tokens, one.sample): one for one in trace.conversations}
@@ -148,6 +153,20 @@ def test_a_live_models_recording_agrees(llm: LLM, tmp_path: Path, method: str, t
             assert counts(alone) == counts(output.stats)
     live = total([result.stats for result in results])
     assert live.draft_tokens > 0 and (live.accepted_tokens > 0 or method != "draft")
+
+
+@pytest.mark.parametrize("method", ["mix", "suffix"])
+def test_a_warm_replay_remembers_what_the_live_run_did(llm: LLM, tmp_path: Path, method: str) -> None:
+    params = SamplingParams(max_tokens=30, ignore_eos=True)
+    llm.forget()
+    with llm.record(tmp_path / "t.jsonl"):
+        results = [llm.generate(prompt, params, method=method) for prompt in (*PROMPTS, *PROMPTS)]
+    trace = read(tmp_path / "t.jsonl")
+    target = ReplayTarget(trace.vocab_size, trace.eos_ids)
+    make = lambda: build(method, Workshop(target.info))  # noqa: E731
+    warm = Replay(method, make, target, warm=True).run(trace).total
+    assert counts(warm) == counts(total([result.stats for result in results]))
+    assert warm.steps < Replay(method, make, target).run(trace).total.steps
 
 
 def test_streams_are_recorded_when_they_end(llm: LLM, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Knows answers and traces; knows nothing of models. What is recorded is enough fo
 counted, step for step.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -42,7 +43,8 @@ class Recording:
         ask = answer.ask
         limit = answer.stops.room + answer.stops.count
         output = answer.output(answer.sample)
-        self.add(conversation(str(self.written), self.category, ask.ids, output, ask.params, limit))
+        one = conversation(str(self.written), self.category, ask.ids, output, ask.params, limit)
+        self.add(replace(one, reference=ask.reference))
 
     def add(self, one: Conversation) -> None:
         """Append any conversation."""

@@ -9,7 +9,7 @@ and every other line is a conversation:
     {"id": "7", "category": "chat", "segments": [["context", [5, 9]], ["output", [3, 1], "text"]], "seed": 0, "sampling": {}}
 
 `model`, `vocab_size`, `eos_ids`, the texts, `seed` and `sampling` may be missing; so may the first line. `"sample": i` stands in
-a conversation that was the (i+1)-th of several samples of its prompt.
+a conversation that was the (i+1)-th of several samples of its prompt, `"reference": [ids]` where one was given.
 """
 
 import gzip
@@ -56,6 +56,7 @@ class Conversation:
 
     seed, sample: of the noise its tokens were chosen with; seed None where nobody knows
     sampling:     what else was asked for, by the names of `SamplingParams`
+    reference:    what the output was expected to be, roughly
     """
 
     id: str
@@ -64,6 +65,7 @@ class Conversation:
     seed: int | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     sample: int = 0
+    reference: tuple[int, ...] = ()
 
     @property
     def outputs(self) -> tuple[Segment, ...]:
@@ -168,9 +170,9 @@ def _conversation(entry: Mapping[str, Any], place: str, vocab_size: int | None) 
         raise TraceError(f"{place}: the first segment is an output; expected what it was generated from before it")
     if not read[0].tokens:
         raise TraceError(f"{place}: the first segment is empty; expected at least one token to decode from")
-    return Conversation(
-        str(entry.get("id", place)), str(entry.get("category") or UNNAMED), read, *_chosen_with(entry, place)
-    )
+    name, category = str(entry.get("id", place)), str(entry.get("category") or UNNAMED)
+    reference = _ids(entry.get("reference", []), place, vocab_size)
+    return Conversation(name, category, read, *_chosen_with(entry, place), reference)
 
 
 def _chosen_with(entry: Mapping[str, Any], place: str) -> tuple[int | None, dict[str, Any], int]:
@@ -188,15 +190,19 @@ def _segment(value: Any, place: str, vocab_size: int | None) -> Segment:
     if not isinstance(value, list) or len(value) not in (2, 3) or value[0] not in (CONTEXT, OUTPUT):
         raise TraceError(f'{place}: segment {str(value)[:40]!r}; expected ["context" or "output", [ids]]')
     kind, tokens, *text = value
+    if text and not isinstance(text[0], str):
+        raise TraceError(f"{place}: text {str(text[0])[:40]!r}; expected text, or nothing")
+    return Segment(kind, _ids(tokens, place, vocab_size), text[0] if text else None)
+
+
+def _ids(tokens: Any, place: str, vocab_size: int | None) -> tuple[int, ...]:
     if not isinstance(tokens, list):
         raise TraceError(f"{place}: tokens {str(tokens)[:40]!r}; expected a list of token ids")
     limit = LARGEST_ID if vocab_size is None else vocab_size - 1
     for token in tokens:
         if type(token) is not int or not 0 <= token <= limit:
             raise TraceError(f"{place}: token id {str(token)[:40]!r}; expected whole numbers from 0 to {limit}")
-    if text and not isinstance(text[0], str):
-        raise TraceError(f"{place}: text {str(text[0])[:40]!r}; expected text, or nothing")
-    return Segment(kind, tuple(tokens), text[0] if text else None)
+    return tuple(tokens)
 
 
 def write(path: Path, trace: Trace) -> None:
@@ -294,6 +300,8 @@ def _spelt(conversation: Conversation) -> dict[str, Any]:
         entry["sample"] = conversation.sample
     if conversation.sampling:
         entry["sampling"] = dict(conversation.sampling)
+    if conversation.reference:
+        entry["reference"] = list(conversation.reference)
     return entry
 
 

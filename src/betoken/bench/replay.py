@@ -99,7 +99,7 @@ def replay_one(engine: Engine, target: RecordedTarget, conversation: Conversatio
             context, length = said[fed : len(said) - len(segment.tokens)], len(segment.tokens)
             params = _params(conversation, length)
             if seq_id is None:
-                seq_id = engine.add(Request(tuple(context), params, conversation.sample, ends=length, keep=True))
+                seq_id = engine.add(_request(conversation, tuple(context), params, length))
             else:
                 engine.extend(seq_id, context, params, ends=length)
             target.record(seq_id, tuple(said))
@@ -110,6 +110,11 @@ def replay_one(engine: Engine, target: RecordedTarget, conversation: Conversatio
     finally:
         if seq_id is not None:
             engine.abort(seq_id)
+
+
+def _request(conversation: Conversation, prompt: tuple[int, ...], params: SamplingParams, length: int) -> Request:
+    reference = conversation.reference
+    return Request(prompt, params, conversation.sample, ends=length, reference=reference, keep=True)
 
 
 def _params(conversation: Conversation, length: int) -> SamplingParams:
