@@ -23,10 +23,10 @@ PINS: dict[str, tuple[int, int, int, int]] = {
     "ngram": (202, 116, 520, 247),
     "ngram:preset=spec-bench": (204, 102, 931, 245),
     "ngram:preset=vllm": (289, 50, 223, 160),
-    "suffix": (174, 89, 1504, 275),
+    "suffix": (173, 88, 1205, 276),
     "mix": (151, 148, 5892, 298),
     "mix:nodes=8": (184, 180, 1440, 265),
-    "suffix:warm=1": (167, 106, 1843, 282),
+    "suffix:warm=1": (166, 105, 1456, 283),
     "mix:warm=1": (141, 138, 5520, 308),
 }
 

@@ -17,6 +17,7 @@ WIDTH = 12  # children a node may have
 LIKELIEST = 96  # tokens looked at for one node
 ENOUGH = 1e-4  # evidence below this share is not looked at
 BLEND, LONGEST_MATCH = 0, 1
+RESERVE = 2  # how sceptical LONGEST_MATCH is, in tokens
 
 
 class Tree(NamedTuple):
@@ -180,15 +181,15 @@ def _put(tokens, probs, m, token, prob):
 @njit(cache=True)
 def _weigh_longest(states, here, there, tails, tokens, probs):
     """Only the longest context that was seen before, of the index where it is longer; a match of L tokens is trusted to
-    go on L times in L + 1, the rest goes by how often what followed."""
+    go on L times in L + RESERVE, the rest goes by how often what followed."""
     source = HERE if states[HERE, LENGTH] >= states[THERE, LENGTH] else THERE
     ix = here if source == HERE else there
     length, m, share = states[source, LENGTH], 0, 1.0
     if length < 1:
         return 0
     if tails[source] != NONE:
-        m = _put(tokens, probs, m, tails[source], length / (length + 1))
-        share = 1 / (length + 1)
+        m = _put(tokens, probs, m, tails[source], length / (length + RESERVE))
+        share = RESERVE / (length + RESERVE)
     for k in range(min(length, ORDER), 0, -1):
         context = states[source, k]
         if context != NONE and ix.nodes[context].kids > 0 and ix.nodes[context].total > 0:

@@ -2,7 +2,7 @@
 (SuffixDecoding: Oliaro et al. 2024, arXiv 2411.04975; SAM decoding: Hu et al. 2024, arXiv 2411.10666).
 
 Frugal: a node is drafted only where its path seems likelier than `floor`. A match of L tokens is trusted to go on L times
-in L + 1, so a long one is followed far and a short one hardly; the rest goes by how often what followed the context.
+in L + 2, so a long one is followed far and a short one hardly; the rest goes by how often what followed the context.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ class Suffix(ReadingProposer):
         ends: Iterable[int] = (),
         *,
         nodes: int = 40,
-        floor: float = 0.1,
+        floor: float = 0.05,
         memory: bool | str = True,
         capacity: int = 1_000_000,
         load: str | None = None,
