@@ -7,7 +7,6 @@ import contextlib
 import os
 import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, overload
@@ -15,7 +14,7 @@ from typing import Any, Self, overload
 from betoken.decoding import Answer, Ask, Room, Steps, drain, texts
 from betoken.engine import Engine
 from betoken.errors import BetokenError, ParameterError, PromptError
-from betoken.loading import Loaded, Source, load, quiet
+from betoken.loading import Loaded, Source, describe, load, quiet
 from betoken.methods import proposer_of, spelt
 from betoken.outputs import Result
 from betoken.params import SEED_LIMIT, SamplingParams
@@ -27,22 +26,6 @@ from betoken.trace import UNNAMED, Header
 
 Message = Mapping[str, Any]
 Options = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class LLMInfo:
-    """What was loaded, and what was decided on the user's behalf (`notes`). `parameters` counts shared weights once."""
-
-    model: str
-    draft: str | None
-    method: str
-    dtype: str
-    device: str
-    vocab_size: int
-    context: int | None
-    parameters: int
-    draft_parameters: int
-    notes: tuple[str, ...]
 
 
 class LLM:
@@ -104,7 +87,7 @@ class LLM:
             if draft is not None:
                 small = _load_draft(draft, loaded, dtype=dtype, device=device)
                 self._draft = HFTarget(small.model, pack=pack, own=small.ours, reproducible=reproducible)
-            self.info = _describe(loaded, small, self.method)
+            self.info = describe(loaded, small, self.method)
             self._room(None, None)
         except BaseException:
             self.close()
@@ -388,22 +371,6 @@ def _load_draft(draft: Source | Any, target: Loaded, *, dtype: str, device: str)
     in_memory = isinstance(draft, tuple)
     return load(
         draft, dtype="auto" if in_memory else dtype, device="auto" if in_memory else str(target.model.device or device)
-    )
-
-
-def _describe(target: Loaded, draft: Loaded | None, method: str) -> LLMInfo:
-    config = target.model.config.get_text_config()
-    return LLMInfo(
-        model=target.name,
-        draft=None if draft is None else draft.name,
-        method=method,
-        dtype=str(target.model.dtype).removeprefix("torch."),
-        device=str(target.model.device),
-        vocab_size=config.vocab_size,
-        context=getattr(config, "max_position_embeddings", None),
-        parameters=sum(weight.numel() for weight in target.model.parameters()),
-        draft_parameters=0 if draft is None else sum(weight.numel() for weight in draft.model.parameters()),
-        notes=tuple(note for note in (target.note,) if note),
     )
 
 

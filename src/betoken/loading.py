@@ -167,3 +167,35 @@ def _fast_bfloat16() -> bool:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class LLMInfo:
+    """What was loaded, and what was decided on the user's behalf (`notes`). `parameters` counts shared weights once."""
+
+    model: str
+    draft: str | None
+    method: str
+    dtype: str
+    device: str
+    vocab_size: int
+    context: int | None
+    parameters: int
+    draft_parameters: int
+    notes: tuple[str, ...]
+
+
+def describe(target: Loaded, draft: Loaded | None, method: str) -> LLMInfo:
+    config = target.model.config.get_text_config()
+    return LLMInfo(
+        model=target.name,
+        draft=None if draft is None else draft.name,
+        method=method,
+        dtype=str(target.model.dtype).removeprefix("torch."),
+        device=str(target.model.device),
+        vocab_size=config.vocab_size,
+        context=getattr(config, "max_position_embeddings", None),
+        parameters=sum(weight.numel() for weight in target.model.parameters()),
+        draft_parameters=0 if draft is None else sum(weight.numel() for weight in draft.model.parameters()),
+        notes=tuple(note for note in (target.note,) if note),
+    )
