@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from betoken.errors import BetokenError
+from betoken.memory.beliefs import KINDS
 from betoken.memory.growth import BLEND, LONGEST_MATCH
 from betoken.memory.library import Library
 from betoken.memory.reader import Nodes, Reader
@@ -58,14 +59,14 @@ def test_what_is_loaded_is_what_was_saved(tmp_path_factory: pytest.TempPathFacto
     library = Library(200)  # more than all the texts
     for text, name in given_texts:
         library.add(text, name)
-        library.shelf(name).weights[0] += len(text)
+        library.shelf(name).learn(np.full(KINDS, float(len(text))))
     path = tmp_path_factory.mktemp("saved") / "memory.npz"
     library.save(path)
     loaded = Library(200)
     loaded.load(path)
     assert contents(loaded) == contents(library)
     for name in library.namespaces:
-        assert np.array_equal(loaded.shelf(name).weights, library.shelf(name).weights)
+        assert np.array_equal(loaded.shelf(name).weights(), library.shelf(name).weights())
         assert drafted(loaded, [1, 2], name) == drafted(library, [1, 2], name)
     if given_texts:
         assert loaded.add([1]) == max((number for number, _, _ in contents(library)), default=-1) + 1 or contents(

@@ -6,17 +6,21 @@ from typing import Any
 from betoken.errors import ParameterError
 from betoken.proposers.base import Proposer, Workshop, build, methods
 
+PLAIN = "plain"
+
 
 def spelt(method: str) -> tuple[str, dict[str, Any]]:
     """A method's name and the options written after it: "draft:k=6:width=2". Raises ParameterError for an unknown name."""
     name, *pairs = method.split(":") if isinstance(method, str) else (method,)
     if name not in methods():
         raise ParameterError("method", method, "one of " + ", ".join(methods()))
-    options = {}
+    if pairs and name == PLAIN:
+        raise ParameterError("method", method, "plain alone: it has no options")
+    options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not equals or not key.isidentifier():
-            raise ParameterError("method", method, f"name:option=value:option=value, not {pair!r}")
+        if not equals or not key.isidentifier() or key in options:
+            raise ParameterError("method", method, f"name:option=value:option=value, each once, not {pair!r}")
         options[key] = _value(value)
     return name, options
 

@@ -23,7 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from betoken.errors import TraceError
+from betoken.errors import BetokenError, TraceError
+from betoken.files import replacing
 
 FORMAT, VERSION = "betoken-trace", 1
 CONTEXT, OUTPUT = "context", "output"
@@ -153,12 +154,10 @@ def _header(entry: Mapping[str, Any], place: str) -> Header:
             f"this program reads {FORMAT!r}, version {VERSION}"
         )
     size = entry.get("vocab_size")
-    if size is not None and (type(size) is not int or size < 1):
-        raise TraceError(f"{place}: vocab_size is {size!r}; expected a whole number of at least 1, or none")
+    if size is not None and (type(size) is not int or not 1 <= size <= LARGEST_ID + 1):
+        raise TraceError(f"{place}: vocab_size is {str(size)[:40]}; expected 1 to {LARGEST_ID + 1}, or none")
     model, ends = entry.get("model"), entry.get("eos_ids")
-    if ends is not None and not (isinstance(ends, list) and all(type(end) is int for end in ends)):
-        raise TraceError(f"{place}: eos_ids is {ends!r}; expected a list of token ids, or none")
-    return Header(None if model is None else str(model), size, None if ends is None else tuple(ends))
+    return Header(None if model is None else str(model), size, None if ends is None else _ids(ends, place, size))
 
 
 def _conversation(entry: Mapping[str, Any], place: str, vocab_size: int | None) -> Conversation:
@@ -206,19 +205,16 @@ def _ids(tokens: Any, place: str, vocab_size: int | None) -> tuple[int, ...]:
 
 
 def write(path: Path, trace: Trace) -> None:
-    """Write a whole trace: under another name first, then renamed. Raises TraceError."""
-    rough = path.with_name(path.name + ".tmp")
-    rough.unlink(missing_ok=True)
+    """Write a whole trace, all at once. Raises TraceError."""
     try:
-        with Writer(rough, trace.header, packed=path.suffix == ".gz") as writer:
-            for conversation in trace.conversations:
-                writer.add(conversation)
-        rough.replace(path)
-    except (TraceError, OSError) as failure:
-        reason = failure.__cause__ or failure
-        raise TraceError(f"{path} cannot be written: {getattr(reason, 'strerror', reason)}") from failure
-    finally:
-        rough.unlink(missing_ok=True)
+        with replacing(path) as rough:
+            rough.unlink()
+            with Writer(rough, trace.header, packed=path.suffix == ".gz") as writer:
+                for conversation in trace.conversations:
+                    writer.add(conversation)
+    except BetokenError as failure:
+        reason = getattr(failure.__cause__, "strerror", None)
+        raise TraceError(f"{path} cannot be written: {reason}" if reason else str(failure)) from failure
 
 
 class Writer:
@@ -282,7 +278,11 @@ class Writer:
 
 def refuse_existing(path: Path) -> None:
     """Raises TraceError where a recording would overwrite something, or has no folder to lie in."""
-    if path.exists():
+    try:
+        exists = path.exists() or path.is_symlink()
+    except OSError as failure:
+        raise TraceError(f"{str(path)[:80]} cannot be written: {failure.strerror}") from failure
+    if exists:
         raise TraceError(f"{path} exists already; give another name, or remove it")
     if not path.parent.is_dir():
         raise TraceError(f"{path} cannot be written: {path.parent} is no folder")

@@ -18,6 +18,7 @@ from betoken.bench.measure import Item, MethodRunner, Plan, Run, Runner, Transfo
 from betoken.bench.tie import Comparison, Sameness, compare, loops
 from betoken.bench.workloads import Workload, first_of_each, read
 from betoken.errors import BetokenError, PromptError
+from betoken.files import replacing
 from betoken.llm import LLM
 from betoken.loading import load
 from betoken.methods import spelt
@@ -230,7 +231,6 @@ def _outputs(run: Run, judged: Judged) -> list[dict[str, Any]]:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file all at once: under another name first, then renamed."""
-    rough = path.with_name(path.name + ".tmp")
-    rough.write_text(text + "\n", encoding="utf-8")
-    rough.replace(path)
+    """Write a file all at once. Raises BetokenError."""
+    with replacing(path) as rough:
+        rough.write_text(text + "\n", encoding="utf-8")

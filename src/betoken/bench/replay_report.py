@@ -50,7 +50,12 @@ def _totals(tallies: Sequence[Tally]) -> Table:
     )
     for tally in tallies:
         total = tally.total
-        row = [tally.method, _ratio(total.emitted_tokens, total.steps, ".3f"), str(total.steps), str(total.drafts)]
+        row: list[str | Text] = [
+            Text(tally.method),
+            _ratio(total.emitted_tokens, total.steps, ".3f"),
+            str(total.steps),
+            str(total.drafts),
+        ]
         row += [str(total.draft_tokens), str(total.accepted_tokens), _ratio(total.draft_tokens, total.steps, ".1f")]
         made.add_row(*row, _ratio(1e6 * total.draft_s, total.steps, ".0f"))
     return made
@@ -61,7 +66,7 @@ def _speeds(tallies: Sequence[Tally]) -> Table:
     plain = next((tally.total for tally in tallies if tally.method == PLAIN), Stats())
     for tally in tallies:
         total = tally.total
-        row = [tally.method, _ratio(1e3 * _seconds(total), total.steps, ".2f")]
+        row: list[str | Text] = [Text(tally.method), _ratio(1e3 * _seconds(total), total.steps, ".2f")]
         row += [_ratio(1e3 * total.draft_s, total.steps, ".2f"), f"{_speed(total):.1f}"]
         made.add_row(*row, _ratio(_speed(total), _speed(plain), ".2f") + "x" * bool(plain.steps))
     return made
@@ -80,7 +85,7 @@ def _by_category(tallies: Sequence[Tally]) -> Table:
     made = _table("", *(tally.method for tally in tallies))
     for category in tallies[0].categories:
         found = [tally.categories.get(category, Stats()) for tally in tallies]
-        made.add_row(category, *(_ratio(stats.emitted_tokens, stats.steps, ".3f") for stats in found))
+        made.add_row(Text(category), *(_ratio(stats.emitted_tokens, stats.steps, ".3f") for stats in found))
     return made
 
 
@@ -88,14 +93,14 @@ def _by_position(tallies: Sequence[Tally]) -> Table:
     made = _table("", *(str(place) for place in range(1, POSITIONS + 1)))
     for tally in tallies:
         shares = tally.total.acceptance_per_position[:POSITIONS]
-        made.add_row(tally.method, *(f"{share:.2f}" for share in shares))
+        made.add_row(Text(tally.method), *(f"{share:.2f}" for share in shares))
     return made
 
 
 def _table(*names: str) -> Table:
     made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for place, name in enumerate(names):
-        made.add_column(name, justify="right" if place else "left", no_wrap=True)
+        made.add_column(Text(name), justify="right" if place else "left", no_wrap=not place, overflow="fold")
     return made
 
 

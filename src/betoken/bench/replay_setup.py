@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from betoken.bench.replay import RecordedTarget, Replay, Tally
 from betoken.errors import ParameterError, TraceError
 from betoken.methods import proposer_of, spelt
-from betoken.proposers.base import Proposer, Workshop, budget_of
+from betoken.proposers.base import Proposer, Workshop, budget_of, knobs_of, methods
 from betoken.targets.replay import ForcedTarget, ReplayTarget
 from betoken.trace import Trace
 
@@ -67,6 +67,10 @@ class Replays:
 def prepare(trace: Trace, wish: Wish) -> Replays:
     """Load what has to be loaded, and make sure that every method can run. Raises ParameterError, TraceError."""
     names = [*dict.fromkeys(wish.methods)]
+    if not names:
+        raise ParameterError("method", "", "one of " + ", ".join(methods()))
+    if wish.preset is not None and not any("preset" in knobs_of(spelt(name)[0]) for name in names):
+        raise ParameterError("preset", wish.preset, f"a method with presets (ngram), not {', '.join(names)}")
     if wish.model is not None and PLAIN not in names:
         names.insert(0, PLAIN)
     facts: list[str] = []
@@ -85,7 +89,7 @@ def _maker(spelling: str, wish: Wish, shop: Workshop) -> tuple[Callable[[], Prop
     budget = budget_of(name)
     if wish.nodes is not None and budget is not None:
         options.setdefault(budget, wish.nodes)
-    if wish.preset is not None and name != PLAIN:
+    if wish.preset is not None and "preset" in knobs_of(name):
         options["preset"] = wish.preset
     if name == "draft" and shop.draft is None:
         raise ParameterError("method", spelling, "a draft model with it: --draft FOLDER")
@@ -95,7 +99,10 @@ def _maker(spelling: str, wish: Wish, shop: Workshop) -> tuple[Callable[[], Prop
 def _check_needs(name: str, proposer: Proposer | None, *, real: bool) -> None:
     if proposer is not None and proposer.needs.top_ids and not real:
         raise ParameterError(
-            "method", name, "one that needs no logits, for a recording has none; or a model to run, with --model"
+            "method",
+            name,
+            "one that needs no logits of the target, for a recording has none (recycling, lookahead and merge with one of "
+            "them do); or a model to run, with --model",
         )
 
 

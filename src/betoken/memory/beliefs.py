@@ -11,6 +11,7 @@ continuation over occurrences, and takes a gradient step on the log-likelihood a
 """
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,11 @@ def _match(length):
 
 def untaught() -> Weights:
     """`[2, KINDS]`: the log-odds of each kind's doubt before anything is learnt; and how often each was taught: never."""
+    return _untaught().copy()
+
+
+@cache
+def _untaught() -> Weights:
     weights = np.zeros((2, KINDS))
     totals = (1, 2, 3, 4.5, 7.5, 14, 30, 100)
     for source in (HERE, THERE):

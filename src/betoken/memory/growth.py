@@ -4,6 +4,7 @@ section 4.1, with counts for a draft model). Compiled.
 `here` is the index of the sequence itself, `there` that of what is remembered of others.
 """
 
+from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ class Tree(NamedTuple):
     """Room for a draft of N nodes.
 
     token, parent, depth: `[N]`; score, value: `[N]` probability given the parent, and of the whole path
-    states: `[N + 1, 2, STATE]`, the root's last; heap: `[...]` of what could still be added
+    states: `[N + 1, 2, STATE]`, the root's last; waiting: what could still be added, or was
     """
 
     token: npt.NDArray[Any]
@@ -210,6 +211,7 @@ def grow(rule, here, there, states, tree, tail, end, weights, limits, floor, end
     tokens, probs = np.empty(LIKELIEST, np.int64), np.empty(LIKELIEST)
     most, deepest = limits
     size, waiting, node = 0, 0, NONE
+    queue = [(0.0, 0) for _ in range(0)]  # (-value, place in tree.waiting); equal values: the earlier first
     while True:
         depth = 0 if node == NONE else tree.depth[node]
         if depth < deepest and (node == NONE or not _is_in(tree.token[node], ends)):
@@ -223,10 +225,10 @@ def grow(rule, here, there, states, tree, tail, end, weights, limits, floor, end
                 m = _weigh(found, n, here, there, weights, tokens, probs)
             else:
                 m = _weigh_longest(now, here, there, tails, tokens, probs)
-            waiting = _wait(tree, node, tokens, probs, m, waiting, floor)
-        if size >= most or waiting == 0:
+            waiting = _wait(tree, node, tokens, probs, m, waiting, floor, queue)
+        if size >= most or len(queue) == 0:
             return size
-        waiting = _take(tree, waiting, size)
+        _take(tree, heappop(queue)[1], size)
         node = size
         size += 1
         above = tree.states[root if tree.parent[node] == NONE else tree.parent[node]]
@@ -245,7 +247,7 @@ def _is_in(token, ends):
 
 
 @njit(cache=True)
-def _wait(tree, node, tokens, probs, m, waiting, floor):
+def _wait(tree, node, tokens, probs, m, waiting, floor, queue):
     """Queue the likeliest children of a node."""
     value = 1.0 if node == NONE else tree.value[node]
     for _ in range(WIDTH):
@@ -257,24 +259,18 @@ def _wait(tree, node, tokens, probs, m, waiting, floor):
             break
         one = tree.waiting[waiting]
         one.value, one.score, one.token, one.parent = value * most, most, tokens[best], node
+        heappush(queue, (-one.value, waiting))
         waiting += 1
         probs[best] = 0.0
     return waiting
 
 
 @njit(cache=True)
-def _take(tree, waiting, size):
-    """Move the likeliest of the queue into the tree; what is left of the queue."""
-    best = 0
-    for i in range(1, waiting):
-        if tree.waiting[i].value > tree.waiting[best].value:
-            best = i
-    one, parent = tree.waiting[best], tree.waiting[best].parent
+def _take(tree, place, size):
+    """Move one that waits into the tree."""
+    one, parent = tree.waiting[place], tree.waiting[place].parent
     tree.token[size], tree.parent[size], tree.score[size], tree.value[size] = one.token, parent, one.score, one.value
     tree.depth[size] = 1 if parent == NONE else tree.depth[parent] + 1
-    last = tree.waiting[waiting - 1]
-    one.value, one.score, one.token, one.parent = last.value, last.score, last.token, last.parent
-    return waiting - 1
 
 
 @njit(cache=True)

@@ -21,7 +21,7 @@ from betoken.memory.trie import (
     rehash,
 )
 
-SMALL = 1 << 10
+SMALL = 1 << 6
 # Arrays grow by a quarter: doubling would hold twice the memory the texts need.
 GROWTH = 1.25
 # A token opens at most two nodes for each context length. Long texts come in chunks, since room is made for that.
@@ -39,20 +39,29 @@ class Index:
         self._ids = count()
         self._texts: dict[int, tuple[int, int]] = {}
         self.version = 0
-        self._clear()
+        self._last = NONE
+        self._begin()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Forget every text."""
+        self._texts.clear()
+        self._last = NONE
+        self._begin()
+        self.version += 1
+
+    def _begin(self) -> None:
         nodes = np.zeros(SMALL, NODE)
         nodes[0]["parent"] = nodes[0]["first"] = nodes[0]["top"] = NONE
         meta = np.array([1, 0, NONE, NONE], np.int64)
         table, tops = np.full(2 * SMALL, NONE, np.int32), np.empty((16, TOP + 1), np.int32)
         self.arrays = Arrays(nodes, table, tops, np.full(SMALL, NONE, np.int32), np.zeros(SMALL, np.int8), meta)
+        self._size = 0
         self.length = 0  # how much of the text array is used, the ends of texts included
         self.state = start()
 
     def __len__(self) -> int:
         """How many tokens are indexed."""
-        return sum(end - begin for begin, end in self._texts.values())
+        return self._size
 
     def __contains__(self, text_id: int) -> bool:
         return text_id in self._texts
@@ -85,7 +94,7 @@ class Index:
         self.state = start()
 
     def grow(self, tokens: Sequence[int] | Ints) -> None:
-        """Add tokens to the end of the last text."""
+        """Add tokens to the end of the last text. Raises KeyError where that was removed."""
         for first in range(0, len(tokens), CHUNK):
             part = tokens[first : first + CHUNK]
             end = self._texts[self._last][1]
@@ -99,6 +108,7 @@ class Index:
         """The last text has so many more tokens, indexed by somebody who had reserved the room for them."""
         begin, end = self._texts[self._last]
         self._texts[self._last] = (begin, end + tokens)
+        self._size += tokens
         self.length = end + tokens
         self.version += 1
 
@@ -106,20 +116,22 @@ class Index:
         """Forget a text. Raises KeyError where it is not known."""
         begin, end = self._texts.pop(text_id)
         erase(self.arrays, begin, end)
+        self._size -= end - begin
         self.version += 1
         if text_id == self._last:
-            self.state[:] = NONE  # nothing can grow here
+            self._last = NONE  # nothing can grow here
         if self.length > SMALL and 2 * len(self) < self.length - len(self._texts):
             self._rebuild()
 
     def _rebuild(self) -> None:
         """Give the room of forgotten texts back: index what is left anew."""
         texts = [(text_id, self.tokens(text_id)) for text_id in self._texts]
-        self._texts.clear()
-        self._clear()
+        growing = self._last
+        self.clear()
         for text_id, tokens in texts:
             self._open(text_id)
             self.grow(tokens)
+        self._last = growing if growing == self._last else NONE
 
     def reserve(self, tokens: int) -> None:
         """Make room for so many more tokens."""

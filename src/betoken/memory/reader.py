@@ -24,6 +24,7 @@ class Reading:
     unremembered: int  # the first prompt stays out of the memory
     weights: Weights
     before: Weights
+    epoch: int
     index: Index = field(default_factory=Index)
     states: Ints = field(default_factory=lambda: np.zeros((2, STATE), np.int64))
     version: int = -1
@@ -48,15 +49,16 @@ class Reader:
         self._tree = room_for(nodes)
         _warm_up()
         self._readings: dict[int, Reading] = {}
-        self._numbers: dict[int, int] = {}  # of ended sequences, in the library
+        self._numbers: dict[int, tuple[int, int]] = {}  # of ended sequences: the library's epoch, the number there
 
     def begin(self, seq_id: int, prompt_length: int, namespace: str) -> None:
         """A sequence of which `prompt_length` tokens are its first prompt."""
         with self.library.lock:
             shelf = self.library.shelf(namespace) if self._remember else Shelf()
-            weights = shelf.weights.copy()
-        weights[1] = 0  # every sequence is learnt from quickly at first
-        reading = Reading(namespace, shelf, prompt_length, weights, weights[0].copy())
+            shelf.readers += 1
+            epoch = self.library.epoch
+            weights = shelf.weights()  # taught never: every sequence is learnt from quickly at first
+        reading = Reading(namespace, shelf, prompt_length, weights, weights[0].copy(), epoch)
         reading.text = reading.index.new()
         reading.states[HERE] = reading.index.state
         reading.index.state = reading.states[HERE]
@@ -117,17 +119,24 @@ class Reader:
         if not self._remember:
             return None
         with self.library.lock:
-            reading.shelf.weights[0] += reading.weights[0] - reading.before
+            if reading.epoch == self.library.epoch:  # else what was learnt is to be forgotten
+                reading.shelf.learn(reading.weights[0] - reading.before)
             tokens = reading.index.tokens(reading.text)[reading.unremembered :]
-            number = self._numbers[seq_id] = self.library.add(tokens, reading.namespace)
+            number = self.library.add(tokens, reading.namespace)
+            self.library.leave(reading.namespace, reading.shelf)
+            self._numbers[seq_id] = (self.library.epoch, number)
             if len(self._numbers) > 2 * len(self.library.texts) + 64:
-                self._numbers = {seq: number for seq, number in self._numbers.items() if number in self.library.texts}
+                self._numbers = {seq: where for seq, where in self._numbers.items() if self._is_there(*where)}
         return number
+
+    def _is_there(self, epoch: int, number: int) -> bool:
+        return epoch == self.library.epoch and number in self.library.texts
 
     def remove(self, seq_id: int) -> bool:
         """Forget what an ended sequence said; whether it was remembered."""
-        number = self._numbers.pop(seq_id, None)
-        return number is not None and self.library.remove(number)
+        with self.library.lock:
+            epoch, number = self._numbers.pop(seq_id, (-1, -1))
+            return self._is_there(epoch, number) and self.library.remove(number)
 
 
 @cache

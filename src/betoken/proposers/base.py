@@ -110,18 +110,24 @@ class Workshop:
 Factory = Callable[[Workshop], Proposer]
 _METHODS: dict[str, Factory] = {}
 _BUDGETS: dict[str, str] = {}
+_KNOBS: dict[str, tuple[str, ...]] = {}
 
 
-def register(name: str, *, budget: str | None = None) -> Callable[[Factory], Factory]:
+def register(
+    name: str, *, budget: str | None = None, knobs: tuple[str, ...] | None = None
+) -> Callable[[Factory], Factory]:
     """Class or function decorator: make a method known by name. The factory takes a `Workshop`.
 
     budget: the option that says how many nodes a draft may have, if the method has one
+    knobs:  the options it takes; None: whatever the factory makes of them
     """
 
     def remember(factory: Factory) -> Factory:
         _METHODS[name] = factory
         if budget is not None:
             _BUDGETS[name] = budget
+        if knobs is not None:
+            _KNOBS[name] = knobs
         return factory
 
     return remember
@@ -137,10 +143,21 @@ def budget_of(name: str) -> str | None:
     return _BUDGETS.get(name)
 
 
+def knobs_of(name: str) -> tuple[str, ...]:
+    """The options a method is known to take."""
+    return _KNOBS.get(name, ())
+
+
 def build(name: str, workshop: Workshop) -> Proposer | None:
-    """The proposer of a method; None for plain decoding. Raises ParameterError, listing the methods, for an unknown name."""
+    """The proposer of a method; None for plain decoding.
+
+    Raises ParameterError, listing what there is, for an unknown name or option.
+    """
     if name == "plain":
         return None
     if name not in _METHODS:
         raise ParameterError("method", name, "one of " + ", ".join(methods()))
+    for option, value in workshop.options.items():
+        if name in _KNOBS and option not in _KNOBS[name]:
+            raise ParameterError(option, value, f"an option of {name}: " + ", ".join(_KNOBS[name]))
     return _METHODS[name](workshop)

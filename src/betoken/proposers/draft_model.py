@@ -235,7 +235,7 @@ def _path(tree: _Tree, tokens: Sequence[int], nodes: int) -> list[int]:
     return path
 
 
-@register("draft", budget="nodes")
+@register("draft", budget="nodes", knobs=("k", "width", "nodes", "min_value", "worth"))
 def _build(workshop: Workshop) -> DraftModel:
     if workshop.draft is None:
         raise ParameterError(

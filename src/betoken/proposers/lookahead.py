@@ -211,7 +211,7 @@ def _after(path: Gram, draft: Draft, top_ids: npt.NDArray[Any]) -> int | None:
     return int(top_ids[node + 1, 0])
 
 
-@register("lookahead")
+@register("lookahead", knobs=tuple(Shape.__dataclass_fields__))
 def _build(workshop: Workshop) -> Lookahead:
     if not workshop.target.can_branch:
         raise UnsupportedModelError(

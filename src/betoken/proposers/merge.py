@@ -131,7 +131,7 @@ def _members_of(of: Any) -> dict[str, dict[str, Any]]:
     return {name: dict(options or {}) for name, options in named.items()}
 
 
-@register(NAME, budget="nodes")
+@register(NAME, budget="nodes", knobs=("of", "nodes"))
 def _build(workshop: Workshop) -> Merge:
     given = dict(workshop.options)
     members: dict[str, Proposer] = {}

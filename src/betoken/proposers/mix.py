@@ -30,6 +30,6 @@ class Mix(ReadingProposer):
         super().__init__(BLEND, ends, nodes=nodes, floor=floor, memory=memory, capacity=capacity, load=load)
 
 
-@register("mix", budget="nodes")
+@register("mix", budget="nodes", knobs=("nodes", "floor", "memory", "capacity", "load"))
 def _build(workshop: Workshop) -> Mix:
     return Mix(workshop.target.eos_ids, **workshop.options)

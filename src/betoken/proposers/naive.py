@@ -8,6 +8,8 @@ from betoken.proposers.base import BaseProposer, ObserveContext, ProposeContext,
 
 Successors = defaultdict[int, Counter[int]]
 
+MOST = 4096
+
 
 class Naive(BaseProposer):
     """A chain of `k` most frequent successors; among equals the most recently seen one. Nothing seen after a token: the chain ends."""
@@ -15,8 +17,8 @@ class Naive(BaseProposer):
     name = "naive"
 
     def __init__(self, k: int = 2) -> None:
-        if k < 1:
-            raise ParameterError("k", k, "a whole number of at least 1")
+        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MOST:
+            raise ParameterError("k", k, f"a whole number from 1 to {MOST}")
         self._k = k
         self._seen: dict[int, Successors] = {}
         self._best: dict[int, dict[int, int]] = {}
@@ -56,6 +58,6 @@ class Naive(BaseProposer):
             state.pop(seq_id, None)
 
 
-@register("naive")
+@register("naive", knobs=("k",))
 def _build(workshop: Workshop) -> Naive:
     return Naive(**workshop.options)

@@ -105,7 +105,7 @@ class Ngram(BaseProposer):
         self._indexes.pop(seq_id, None)
 
 
-@register("ngram")
+@register("ngram", knobs=("n_min", "n_max", "k", "single", "earliest", "whole", "preset"))
 def _build(workshop: Workshop) -> Ngram:
     options = dict(workshop.options)
     preset = options.pop("preset", None)

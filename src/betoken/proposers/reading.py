@@ -1,6 +1,8 @@
 """What `mix` and `suffix` share: sequences are indexed as they grow, and remembered for later ones when they end."""
 
 from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from betoken.draft import EMPTY, Draft
@@ -10,7 +12,7 @@ from betoken.proposers.base import BaseProposer, ObserveContext, ProposeContext,
 if TYPE_CHECKING:
     pass
 
-MOST_NODES, MOST_TOKENS = 1024, 2**30
+MOST_NODES, MOST_TOKENS = 4096, 2**30
 
 
 class ReadingProposer(BaseProposer):
@@ -41,15 +43,17 @@ class ReadingProposer(BaseProposer):
                 raise ParameterError(name, value, f"a whole number from 1 to {most}")
         if isinstance(floor, bool) or not isinstance(floor, int | float) or not 0 <= floor < 1:
             raise ParameterError("floor", floor, "a number from 0 to below 1")
-        if memory not in SWITCH:
+        if not isinstance(memory, bool | str) or memory not in SWITCH:
             raise ParameterError("memory", memory, "on or off")
+        if load is not None and not isinstance(load, str | PathLike):
+            raise ParameterError("load", load, "the name of a file that was saved")
         # Here and not above: the compiler behind them takes half a second to import.
         from betoken.memory.library import Library
         from betoken.memory.reader import Reader
 
         self.library: Library = Library(capacity)
         if load is not None:
-            self.library.load(load)
+            self.library.load(Path(load))
         self._reader = Reader(rule, nodes=nodes, floor=floor, ends=ends, library=self.library, remember=SWITCH[memory])
 
     def begin(self, seq: SeqView) -> None:

@@ -197,14 +197,19 @@ class Recycling(BaseProposer):
         self._rates = _Rates(self._k)
         self._memories: OrderedDict[str, _Memory] = OrderedDict()
         self._used: dict[int, _Memory] = {}
+        self._namespaces: dict[int, str] = {}
         self._read: dict[int, int] = {}
 
     def begin(self, seq: SeqView) -> None:
-        memory = self._memories.pop(seq.namespace, None) or _Memory(self._vocab_size, self._pairs, self._k)
-        self._memories[seq.namespace] = memory
+        self._namespaces[seq.seq_id] = seq.namespace
+        self._used[seq.seq_id], self._read[seq.seq_id] = self._memory_of(seq.namespace), 0
+
+    def _memory_of(self, namespace: str) -> _Memory:
+        memory = self._memories.pop(namespace, None) or _Memory(self._vocab_size, self._pairs, self._k)
+        self._memories[namespace] = memory
         if len(self._memories) > NAMESPACES:
             self._memories.popitem(last=False)
-        self._used[seq.seq_id], self._read[seq.seq_id] = memory, 0
+        return memory
 
     def propose(self, ctx: ProposeContext) -> list[Draft]:
         for seq in ctx.seqs:
@@ -242,14 +247,16 @@ class Recycling(BaseProposer):
                 self._rates.learn(kind, row, after)
 
     def forget(self) -> None:
+        """Live sequences, too, start from nothing."""
         self._memories.clear()
         self._rates = _Rates(self._k)
+        self._used = {seq_id: self._memory_of(self._namespaces[seq_id]) for seq_id in self._used}
 
     def end(self, seq_id: int) -> None:
-        for state in (self._used, self._read):
+        for state in (self._used, self._read, self._namespaces):
             state.pop(seq_id, None)
 
 
-@register("recycling", budget="nodes")
+@register("recycling", budget="nodes", knobs=("nodes", "k", "pairs"))
 def _build(workshop: Workshop) -> Recycling:
     return Recycling(workshop.target.vocab_size, **workshop.options)

@@ -190,11 +190,14 @@ class Reference(BaseProposer):
                 for node, hit in judged(draft, verdict.tokens):
                     self._rates.learn(situations[node], hit)
 
+    def forget(self) -> None:
+        self._rates = _Rates()
+
     def end(self, seq_id: int) -> None:
         for state in (self._followers, self._pending):
             state.pop(seq_id, None)
 
 
-@register("reference", budget="nodes")
+@register("reference", budget="nodes", knobs=("nodes", "min_value"))
 def _build(workshop: Workshop) -> Reference:
     return Reference(**workshop.options)

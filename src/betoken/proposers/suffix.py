@@ -31,6 +31,6 @@ class Suffix(ReadingProposer):
         super().__init__(LONGEST_MATCH, ends, nodes=nodes, floor=floor, memory=memory, capacity=capacity, load=load)
 
 
-@register("suffix", budget="nodes")
+@register("suffix", budget="nodes", knobs=("nodes", "floor", "memory", "capacity", "load"))
 def _build(workshop: Workshop) -> Suffix:
     return Suffix(workshop.target.eos_ids, **workshop.options)
