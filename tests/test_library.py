@@ -1,5 +1,7 @@
 """What is remembered: bounded, by namespace, saved and loaded, from several threads."""
 
+import contextlib
+import os
 import threading
 from pathlib import Path
 
@@ -116,6 +118,118 @@ def test_a_damaged_file_changes_nothing(tmp_path: Path, damage: str) -> None:
     with pytest.raises(BetokenError, match=r"memory\.npz"):
         library.load(path)
     assert contents(library) == [(0, "", [5, 6])]
+
+
+PARTS = {
+    "another token type": {"tokens": np.zeros(3, np.float64)},
+    "a token below zero": {"tokens": np.array([1, -1, 2], np.int32)},
+    "lengths that do not add up": {"lengths": np.array([2], np.int64)},
+    "an owner nobody knows": {"owners": np.array([4], np.int64)},
+    "numbers twice": {
+        "numbers": np.zeros(3, np.int64), "owners": np.zeros(3, np.int64), "lengths": np.ones(3, np.int64)
+    },
+    "weights that are none": {"learnt": np.full((2, KINDS), np.nan, np.float32)},
+    "weights of another shape": {"learnt": np.zeros((2, 3), np.float32)},
+    "names that are none": {"names": np.frombuffer(b"{}", np.uint8)},
+    "no dimensions": {"names": np.array(3)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", PARTS)
+def test_wrong_parts_are_refused_before_they_are_believed(tmp_path: Path, what: str) -> None:
+    saved = Library()
+    saved.add([1, 2, 3])
+    path = tmp_path / "memory.npz"
+    with path.open("wb") as file:
+        np.savez(file, **{**saved._packed(), **PARTS[what]})
+    library = Library()
+    library.add([5, 6])
+    with pytest.raises(BetokenError, match="saved memory"):
+        library.load(path)
+    assert contents(library) == [(0, "", [5, 6])]
+
+
+def test_no_damaged_byte_is_a_traceback(tmp_path: Path) -> None:
+    saved, path = Library(), tmp_path / "memory.npz"
+    saved.add(list(range(50)))
+    saved.save(path)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(150):
+        spoilt = bytearray(whole)
+        for place in rng.integers(0, len(whole), 3):
+            spoilt[place] = rng.integers(0, 256)
+        path.write_bytes(spoilt)
+        with contextlib.suppress(BetokenError):
+            Library().load(path)
+
+
+def test_names_that_end_in_nothing_stay_apart(tmp_path: Path) -> None:
+    """Two tenants became one: numpy's strings drop NULs at their end."""
+    library, path = Library(), tmp_path / "memory.npz"
+    library.add([1, 2, 3], "t")
+    library.add([7, 8, 9], "t\0")
+    library.save(path)
+    loaded = Library()
+    loaded.load(path)
+    assert contents(loaded) == contents(library)
+
+
+def test_a_namespace_without_texts_is_forgotten_altogether() -> None:
+    library = Library(60)
+    for number in range(50):
+        library.add([1, 2, 3, 4, 5, 6], f"tenant {number}")
+    assert len(library._shelves) == len(library.namespaces) == 10
+
+
+@pytest.mark.parametrize("rule", [BLEND, LONGEST_MATCH])
+@pytest.mark.parametrize("way", ["clear", "clear one", "load"])
+def test_forgetting_reaches_sequences_that_are_underway(tmp_path: Path, rule: int, way: str) -> None:
+    library, path = Library(), tmp_path / "empty.npz"
+    Library().save(path)
+    library.add([1, 2, 7, 8, 7, 8])
+    reader = Reader(rule, nodes=12, floor=0.0, ends=(), library=library, remember=True)
+    reader.begin(0, 2, "")
+    reader.read(0, [1, 2], 2)
+    assert 7 in reader.draft(0, 12)[0]
+    if way == "load":
+        library.load(path)
+    else:
+        library.clear("" if way == "clear one" else None)
+    assert 7 not in reader.draft(0, 12)[0]
+    reader.read(0, [1, 2, 3, 4], 2)
+    number = reader.end(0)
+    assert contents(library) == [(number, "", [3, 4])]
+    assert library.shelf("").learnt is None, "what it learnt from the forgotten came back"
+
+
+def test_a_number_from_before_a_load_removes_nothing(tmp_path: Path) -> None:
+    other, path = Library(), tmp_path / "memory.npz"
+    other.add([1, 2, 3], "other")
+    other.save(path)
+    library = Library()
+    reader = Reader(BLEND, nodes=4, floor=0.0, ends=(), library=library, remember=True)
+    reader.begin(0, 1, "")
+    reader.read(0, [5, 6, 7], 1)
+    reader.end(0)
+    library.load(path)
+    assert not reader.remove(0)
+    assert contents(library) == [(0, "other", [1, 2, 3])]
+
+
+def test_saving_replaces_files_and_nothing_else(tmp_path: Path) -> None:
+    library, real, link = Library(), tmp_path / "real.npz", tmp_path / "link.npz"
+    library.add([1, 2, 3])
+    real.write_bytes(b"old")
+    link.symlink_to(real)
+    mine = tmp_path / "link.npz.tmp"
+    mine.write_text("mine")
+    library.save(link)
+    assert link.is_symlink() and real.read_bytes() != b"old" and mine.read_text() == "mine"
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(BetokenError, match="no plain file"):
+            library.save(place)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link.npz", "link.npz.tmp", "pipe", "real.npz"]
 
 
 def test_files_that_cannot_be(tmp_path: Path) -> None:

@@ -228,9 +228,9 @@ def test_a_hub_name_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"method": "telepathy"}, "one of plain"),
         ({"acceptance": "typical"}, "exact"),
         ({"method": "naive:k"}, "name:option=value"),
-        ({"method": "naive:k=0"}, "at least 1"),
-        ({"method": "naive", "options": {"k": 0}}, "at least 1"),
-        ({"method": "naive", "options": {"window": 3}}, "options of naive"),
+        ({"method": "naive:k=0"}, "from 1 to"),
+        ({"method": "naive", "options": {"k": 0}}, "from 1 to"),
+        ({"method": "naive", "options": {"window": 3}}, "an option of naive"),
     ],
 )
 def test_settings_that_do_not_exist(folders: tuple[Path, Path], settings: dict[str, Any], words: str) -> None:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import VOCAB, Watched, check_identity, decode, expecting, request, view
+from strategies import VOCAB, Watched, check_identity, decode, expecting, request, toy, view
 
 from betoken.draft import Draft
+from betoken.engine import Engine, Request
 from betoken.errors import ParameterError
+from betoken.params import SamplingParams
 from betoken.policy import values
 from betoken.proposers.base import ObserveContext, ProposeContext, SeqView, Workshop, build
 from betoken.proposers.recycling import NAMESPACES, Recycling
@@ -137,3 +139,17 @@ def test_bad_options_name_themselves(options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(ParameterError, match=f"^{name} is .*a whole number from"):
         build("recycling", Workshop(TargetInfo("toy", 8), options=options))
+
+
+def test_forgetting_reaches_sequences_that_are_underway() -> None:
+    """What was remembered before `forget` was still drafted for those that had begun."""
+    engine = Engine(toy(1), build("recycling", Workshop(toy(1).info)))
+    engine.add(Request((0, 1, 2), SamplingParams(max_tokens=60)))
+    for _ in range(10):
+        engine.step()
+    proposer = engine.proposer
+    before = proposer._used[0]._successors.copy()
+    proposer.forget()
+    assert (before >= 0).any() and (proposer._used[0]._successors == -1).all()
+    engine.run(lambda _: None)
+    assert not proposer._used and not proposer._namespaces

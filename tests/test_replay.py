@@ -133,7 +133,11 @@ def test_a_log_of_text_needs_its_tokenizer(tmp_path: Path) -> None:
         (["--method", "lookahead"], ["lookahead", "logits", "--model"]),
         (["--method", "draft"], ["--draft"]),
         (["--method", "mix:nodes=0"], ["nodes"]),
-        (["--method", "mix", "--preset", "vllm"], ["mix", "preset"]),
+        (["--method", ",,"], ["method"]),
+        (["--method", "mix:bogus=3"], ["bogus", "capacity"]),
+        (["--method", "mix:nodes=3:nodes=4"], ["nodes=4"]),
+        (["--method", "plain:k=1"], ["plain"]),
+        (["--method", "mix", "--preset", "vllm"], ["preset", "ngram"]),
         (["--method", "ngram", "--preset", "other"], ["preset", "spec-bench"]),
         (["--model", "./no-such-model"], ["no-such-model"]),
     ],
@@ -148,6 +152,19 @@ def test_ids_beyond_the_model_are_named(tmp_path: Path) -> None:
     model = str(save_pair(tmp_path)[0])
     code, _, error = run(str(TRACE), "--model", model, "--method", "ngram")
     assert code == 2 and "knows 0 to" in error
+
+
+def test_names_are_no_markup(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    one = Conversation("[/i]", "[/nope]", (Segment("context", (1,)), Segment("output", (2, 3))))
+    write(path, Trace(Header(), (one, Conversation("2", "[bold]", one.segments))))
+    code, out, _ = run(str(path), "--method", "ngram")
+    assert code == 0 and "[/nope]" in out and "[bold]" in out
+
+
+def test_presets_go_to_methods_that_have_them() -> None:
+    found = json.loads(run(str(TRACE), "--method", "ngram,mix", "--preset", "vllm", "--json")[1])["methods"]
+    assert found["ngram"]["total"]["draft_tokens"] == 223
 
 
 def test_a_missing_file_is_named() -> None:

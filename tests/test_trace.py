@@ -61,6 +61,16 @@ BAD: dict[str, tuple[str | bytes, int, str]] = {
     "context alone": (HEADER + as_json(segments=[["context", [1]]]), 0, "no outputs"),
     "a later version": ('{"format": "betoken-trace", "version": 2}\n', 1, "version 2"),
     "another format": ('{"format": "other", "version": 1}\n', 1, "format 'other'"),
+    "vocabulary too large": (
+        '{"format": "betoken-trace", "version": 1, "vocab_size": 1099511627776}\n',
+        1,
+        "vocab_size",
+    ),
+    "an end too large": (
+        '{"format": "betoken-trace", "version": 1, "eos_ids": [1180591620717411303424]}\n',
+        1,
+        "token id",
+    ),
     "vocabulary true": ('{"format": "betoken-trace", "version": 1, "vocab_size": true}\n', 1, "vocab_size is True"),
     "id beyond the vocabulary": (HEADER + GOOD + said(10), 3, "token id '10'; expected whole numbers from 0 to 9"),
     "negative id": (said(-1), 1, "token id '-1'"),

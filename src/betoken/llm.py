@@ -108,7 +108,9 @@ class LLM:
         or clear. Raises ParameterError for a method that keeps none."""
         found = getattr(self._room(method, options).engine.proposer, "library", None)
         if found is None:
-            raise ParameterError("method", method or self.method, "one that remembers answers: mix or suffix")
+            raise ParameterError(
+                "method", method or self.method, "one that remembers texts: mix, suffix, or merge with one of them"
+            )
         return found
 
     def forget(self) -> None:

@@ -1,5 +1,7 @@
 """The program: one command, one file."""
 
+from typing import Annotated
+
 import typer
 
 from betoken.cli.audit import audit
@@ -11,11 +13,23 @@ from betoken.cli.replay import replay
 app = typer.Typer(
     help="Decode several tokens per forward pass, and say exactly what the model would have said.",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 for _command in (compare, generate, record, replay, audit):
     app.command()(_command)
+
+
+@app.callback()
+def _betoken(
+    version: Annotated[bool, typer.Option("--version", help="Print the version, and end.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from betoken import __version__
+
+        print(__version__)
+        raise typer.Exit
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def replay(
         from betoken.logs import read_any
         from betoken.trace import Trace
 
-        with busy("reading"):
+        with busy("reading (and, at the first use after installation, compiling for ten seconds)"):
             found = read_any(trace, tokenizer or (model if model and Path(model).is_dir() else None))
             found = Trace(found.header, found.conversations[:limit])
             names = [name.strip() for given in method or [DEFAULT] for name in given.split(",") if name.strip()]

@@ -151,12 +151,14 @@ class Library:
         """Replace everything by what a file holds; the texts keep their numbers. Raises BetokenError, nothing changed."""
         try:
             with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                found = _checked({name: file[name] for name in file.files})
+                found = {name: file[name] for name in file.files}
+            found = _checked(found)
         except OSError as failure:
             raise BetokenError(f"{path} cannot be read: {failure.strerror or failure}") from failure
+        except _MisfitError as failure:
+            raise BetokenError(f"{path} is no saved memory this program can use: {failure}") from failure
         except (Exception, MemoryError) as failure:  # a damaged archive fails in many ways
-            reason = str(failure).splitlines()[0] if str(failure) else type(failure).__name__
-            raise BetokenError(f"{path} is no saved memory, or damaged ({reason}); save it again") from failure
+            raise BetokenError(f"{path} is no saved memory, or damaged; save it again") from failure
         with self.lock:
             self._take(found)
 
@@ -174,10 +176,14 @@ class Library:
             self._drop_empty(name)
 
 
+class _MisfitError(ValueError):
+    """A saved library that cannot be one."""
+
+
 def _checked(found: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a saved library. Raises ValueError where they cannot be one."""
+    """The parts of a saved library. Raises _MisfitError, or whatever damaged parts raise."""
     if found["format"].shape != () or found["format"] != FORMAT:
-        raise ValueError(f"format {found['format']}, this program reads {FORMAT}")
+        raise _MisfitError(f"format {found['format']}, this program reads {FORMAT}")
     names = found["names"] = json.loads(found["names"].astype(np.uint8).tobytes())
     good = isinstance(names, list) and all(isinstance(name, str) for name in names) and len({*names}) == len(names)
     learnt, tokens = found["learnt"], found["tokens"]
@@ -186,11 +192,11 @@ def _checked(found: dict[str, Any]) -> dict[str, Any]:
     counts = [found[name] for name in ("numbers", "owners", "lengths")]
     good = good and all(part.dtype == np.int64 and part.shape == counts[0].shape and part.ndim == 1 for part in counts)
     if not good:
-        raise ValueError("its parts do not fit together")
+        raise _MisfitError("its parts do not fit together")
     numbers, owners, lengths = counts
     good = (
         (lengths > 0).all() and lengths.sum() == len(tokens) and (np.diff(numbers) > 0).all() and (numbers >= 0).all()
     )
     if not (good and (owners >= 0).all() and (owners < len(names)).all()):
-        raise ValueError("its texts do not fit together")
+        raise _MisfitError("its texts do not fit together")
     return found

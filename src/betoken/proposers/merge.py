@@ -73,6 +73,11 @@ class Merge(BaseProposer):
         self._calibration = Calibration()
         self._pending: dict[int, _Laid] = {}
 
+    @property
+    def library(self) -> Any:
+        """What a member remembers of earlier answers; None where none does."""
+        return next((library for m in self._members.values() if (library := getattr(m, "library", None))), None)
+
     def begin(self, seq: SeqView) -> None:
         for member in self._members.values():
             member.begin(seq)
