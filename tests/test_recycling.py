@@ -144,7 +144,7 @@ def test_bad_options_name_themselves(options: dict[str, Any]) -> None:
 def test_forgetting_reaches_sequences_that_are_underway() -> None:
     """What was remembered before `forget` was still drafted for those that had begun."""
     engine = Engine(toy(1), build("recycling", Workshop(toy(1).info)))
-    engine.add(Request((0, 1, 2), SamplingParams(max_tokens=60)))
+    engine.add(Request((0, 1, 2), SamplingParams(max_tokens=500, ignore_eos=True)))
     for _ in range(10):
         engine.step()
     proposer = engine.proposer
