@@ -11,6 +11,7 @@ from rich.text import Text
 
 from betoken.cli.common import INTERRUPTED, Device, DraftModel, Dtype, MaxTokens, Model, busy, readable_errors
 from betoken.errors import ParameterError, PromptError
+from betoken.methods import spelt
 from betoken.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def generate(
         params = _params(given)
         if show and (params.n > 1 or params.logprobs is not None):
             raise ParameterError("show", True, "one sample and no logprobs: leave out -n and --logprobs, or --show")
+        if method is not None and spelt(method)[0] == "reference" and reference is None:
+            raise ParameterError("method", method, "a text to draft from with it: --reference FILE")
         text, expected = _prompt_text(prompt), None if reference is None else _read(reference)
         with busy("loading"):
             llm = _load(model, draft, method, acceptance, dtype, device)
