@@ -202,6 +202,21 @@ def test_forgetting_reaches_sequences_that_are_underway(tmp_path: Path, rule: in
     assert library.shelf("").learnt is None, "what it learnt from the forgotten came back"
 
 
+@pytest.mark.parametrize("rule", [BLEND, LONGEST_MATCH])
+def test_what_others_add_is_seen_by_sequences_that_are_underway(rule: int) -> None:
+    library = Library()
+    library.add([1, 2, 5, 6])
+    reader = Reader(rule, nodes=12, floor=0.0, ends=(), library=library, remember=True)
+    reader.begin(0, 2, "")
+    reader.read(0, [9, 8], 2)
+    assert 7 not in reader.draft(0, 12)[0]
+    library.add([9, 8, 7, 9, 8, 7])
+    assert 7 in reader.draft(0, 12)[0]
+    for _ in range(40):  # node numbers change when the index is built anew
+        library.remove(library.add(list(range(100, 160))))
+    assert 7 in reader.draft(0, 12)[0]
+
+
 def test_a_number_from_before_a_load_removes_nothing(tmp_path: Path) -> None:
     other, path = Library(), tmp_path / "memory.npz"
     other.add([1, 2, 3], "other")

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from betoken.memory.compiled import compiled
 from betoken.memory.trie import LENGTH, LONGEST, NONE, ORDER, PLACE, child
 
 HERE, THERE = 0, 1
@@ -36,7 +36,7 @@ UNSEEN = 1e-5  # of a token nothing speaks for
 Weights = npt.NDArray[Any]
 
 
-@njit(cache=True)
+@compiled
 def _size(total):
     if total <= 3:
         return total - 1
@@ -49,14 +49,14 @@ def _size(total):
     return 6 if total <= 49 else 7
 
 
-@njit(cache=True)
+@compiled
 def _variety(kids, total):
     if kids <= 2:
         return kids - 1
     return 2 if 2 * kids <= total else 3
 
 
-@njit(cache=True)
+@compiled
 def _match(length):
     if length <= 8:
         return length - 1
@@ -95,22 +95,22 @@ def _untaught() -> Weights:
 FIRST_MATCH = (2.7, 1.89, 1.12, 0.7, 0.3, 0.09, -0.12, -0.35, -0.6, -0.89, -1.23, -1.7, -2.25)
 
 
-@njit(cache=True)
+@compiled
 def _context_kind(source, k, size, variety):
     return ((source * (ORDER + 1) + k) * SIZES + size) * VARIETIES + variety
 
 
-@njit(cache=True)
+@compiled
 def _match_kind(source, match, repeated):
     return CONTEXTS + (source * MATCHES + match) * 2 + repeated
 
 
-@njit(cache=True)
+@compiled
 def doubt(weights, kind):
     return 1 / (1 + math.exp(-weights[0, kind]))
 
 
-@njit(cache=True)
+@compiled
 def collect(states, here, there, tails, found, first_token):
     """All evidence for a state, least specific first; returns how much.
 
@@ -131,7 +131,7 @@ def collect(states, here, there, tails, found, first_token):
     return n
 
 
-@njit(cache=True)
+@compiled
 def _collect_context(context, ix, source, k, found, n):
     if context == NONE or ix.nodes[context].kids <= 0 or ix.nodes[context].total <= 0:
         return n
@@ -141,7 +141,7 @@ def _collect_context(context, ix, source, k, found, n):
     return n + 1
 
 
-@njit(cache=True)
+@compiled
 def _collect_match(state, ix, source, token, found, n):
     length = state[LENGTH]
     if state[PLACE] == NONE or length < 1 or token == NONE:
@@ -154,7 +154,7 @@ def _collect_match(state, ix, source, token, found, n):
     return n + 1
 
 
-@njit(cache=True)
+@compiled
 def learn(found, n, token, here, there, weights):
     """The next token came: move every doubt by how much of the token's probability was due to less specific evidence."""
     gradients = np.empty(MOST)
@@ -170,7 +170,7 @@ def learn(found, n, token, here, there, weights):
         weights[0, kind] += max(SMALLEST_STEP, 1 / (weights[1, kind] + FIRST_STEP)) * gradients[i]
 
 
-@njit(cache=True)
+@compiled
 def _share(one, token, here, there):
     if one.context == NONE:
         return 1.0 if one.token == token else 0.0

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from betoken.memory.beliefs import EVIDENCE, HERE, MOST, THERE, collect, doubt, learn
+from betoken.memory.compiled import compiled
 from betoken.memory.trie import LENGTH, LONGEST, NONE, ORDER, PLACE, STATE, TOP, child, extend, top_row
 
 WIDTH = 12  # children a node may have
@@ -53,7 +53,7 @@ def room_for(nodes: int) -> Tree:
     )
 
 
-@njit(cache=True)
+@compiled
 def locate(ix, tail, end, state):
     """The state of an index after tail[:end], looked up from nothing; the longest match is the latest occurrence."""
     state[:] = NONE
@@ -76,7 +76,7 @@ def locate(ix, tail, end, state):
         state[LENGTH] = long
 
 
-@njit(cache=True)
+@compiled
 def _advance(ix, source, old, new, token, tree, node, tail, end):
     """The state after one more token: `node` of the tree, or the last of tail[:end] where `node` is NONE."""
     deepest = 0
@@ -98,7 +98,7 @@ def _advance(ix, source, old, new, token, tree, node, tail, end):
     new[PLACE], new[LENGTH] = at, long
 
 
-@njit(cache=True)
+@compiled
 def _after(ix, source, at, tree, node, end):
     """What follows a text place; where that is the end of the sequence itself, its continuation is the path to `node`."""
     if source == THERE or at + 1 < end:
@@ -111,7 +111,7 @@ def _after(ix, source, at, tree, node, end):
     return tree.token[node]
 
 
-@njit(cache=True)
+@compiled
 def _agreement(text, at, tree, node, tail, end):
     """How many tokens up to text[at] are those up to `node`, and on from there back through tail[:end]."""
     long = 0
@@ -130,7 +130,7 @@ def _agreement(text, at, tree, node, tail, end):
     return long
 
 
-@njit(cache=True)
+@compiled
 def _weigh(found, n, here, there, weights, tokens, probs):
     """The likeliest next tokens and their probabilities, unordered; returns how many."""
     share, m = 1.0, 0
@@ -150,7 +150,7 @@ def _weigh(found, n, here, there, weights, tokens, probs):
     return m
 
 
-@njit(cache=True)
+@compiled
 def _put_children(ix, context, share, tokens, probs, m):
     share /= ix.nodes[context].total
     if ix.nodes[context].top != NONE:
@@ -167,7 +167,7 @@ def _put_children(ix, context, share, tokens, probs, m):
     return m
 
 
-@njit(cache=True)
+@compiled
 def _put(tokens, probs, m, token, prob):
     for i in range(m):
         if tokens[i] == token:
@@ -179,7 +179,7 @@ def _put(tokens, probs, m, token, prob):
     return m
 
 
-@njit(cache=True)
+@compiled
 def _weigh_longest(states, here, there, tails, tokens, probs):
     """Only the longest context that was seen before, of the index where it is longer; a match of L tokens is trusted to
     go on L times in L + RESERVE, the rest goes by how often what followed."""
@@ -198,7 +198,7 @@ def _weigh_longest(states, here, there, tails, tokens, probs):
     return m
 
 
-@njit(cache=True)
+@compiled
 def grow(rule, here, there, states, tree, tail, end, weights, limits, floor, ends):
     """Fill the tree; returns how many nodes.
 
@@ -238,7 +238,7 @@ def grow(rule, here, there, states, tree, tail, end, weights, limits, floor, end
             _advance(ix, source, old, new, tree.token[node], tree, node, tail, end)
 
 
-@njit(cache=True)
+@compiled
 def _is_in(token, ends):
     for i in range(len(ends)):  # noqa: SIM110 - compiled
         if ends[i] == token:
@@ -246,7 +246,7 @@ def _is_in(token, ends):
     return False
 
 
-@njit(cache=True)
+@compiled
 def _wait(tree, node, tokens, probs, m, waiting, floor, queue):
     """Queue the likeliest children of a node."""
     value = 1.0 if node == NONE else tree.value[node]
@@ -265,7 +265,7 @@ def _wait(tree, node, tokens, probs, m, waiting, floor, queue):
     return waiting
 
 
-@njit(cache=True)
+@compiled
 def _take(tree, place, size):
     """Move one that waits into the tree."""
     one, parent = tree.waiting[place], tree.waiting[place].parent
@@ -273,7 +273,7 @@ def _take(tree, place, size):
     tree.depth[size] = 1 if parent == NONE else tree.depth[parent] + 1
 
 
-@njit(cache=True)
+@compiled
 def absorb(here, there, states, tree, begin, end, weights, teach):
     """Take here.text[begin:end], not yet indexed, into the sequence's index and both states; `teach` learns from each,
     as what one step brought."""

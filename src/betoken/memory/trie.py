@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from betoken.memory.compiled import compiled
 
 ORDER = 8  # longest context
 LEAF, NONE = -1, -1
@@ -63,7 +64,7 @@ class Arrays(NamedTuple):
     meta: Ints
 
 
-@njit(cache=True, inline="always")
+@compiled
 def _slot(parent, token, mask):
     x = (np.uint64(parent) * np.uint64(0x9E3779B97F4A7C15)) ^ (np.uint64(token) * np.uint64(0xC2B2AE3D27D4EB4F))
     x ^= x >> np.uint64(29)
@@ -72,7 +73,7 @@ def _slot(parent, token, mask):
     return np.int64(x & np.uint64(mask))
 
 
-@njit(cache=True)
+@compiled
 def child(ix, parent, token):
     """The node of `token` after `parent`, or NONE."""
     mask = len(ix.table) - 1
@@ -86,7 +87,7 @@ def child(ix, parent, token):
         at = (at + 1) & mask
 
 
-@njit(cache=True)
+@compiled
 def rehash(ix):
     """Fill an empty table."""
     mask = len(ix.table) - 1
@@ -98,7 +99,7 @@ def rehash(ix):
             ix.table[at] = node
 
 
-@njit(cache=True)
+@compiled
 def _new_child(ix, parent, token, place):
     node = ix.meta[FREE_NODE]
     if node == NONE:
@@ -124,7 +125,7 @@ def _new_child(ix, parent, token, place):
     return node
 
 
-@njit(cache=True)
+@compiled
 def _new_row(ix, parent):
     row = ix.meta[FREE_ROW]
     if row == NONE:
@@ -136,7 +137,7 @@ def _new_row(ix, parent):
     ix.tops[row, TOP] = 1
 
 
-@njit(cache=True)
+@compiled
 def _bump(ix, parent, node):
     """Count a child, and keep its parent's row of most counted children right."""
     ix.nodes[node].count += 1
@@ -156,7 +157,7 @@ def _bump(ix, parent, node):
         ix.tops[row, at] = node
 
 
-@njit(cache=True)
+@compiled
 def top_row(ix, parent):
     """The row of a node's most counted children, looked up again where something was forgotten."""
     row = ix.nodes[parent].top
@@ -171,7 +172,7 @@ def top_row(ix, parent):
     return row
 
 
-@njit(cache=True)
+@compiled
 def _keep_if_large(ix, row, node, filled):
     if filled < TOP:
         ix.tops[row, filled] = node
@@ -185,7 +186,7 @@ def _keep_if_large(ix, row, node, filled):
     return filled
 
 
-@njit(cache=True)
+@compiled
 def extend(ix, state, begin, end):
     """Index text[begin:end], which follows what `state` stands after; text[end] must be NONE. There must be room.
 
@@ -218,7 +219,7 @@ def extend(ix, state, begin, end):
         _follow(ix, state, token, place, match, length)
 
 
-@njit(cache=True)
+@compiled
 def _open(ix, node):
     """A leaf is seen again: give it the child of its first occurrence."""
     ix.nodes[node].kids = 0
@@ -229,7 +230,7 @@ def _open(ix, node):
         _bump(ix, node, born)
 
 
-@njit(cache=True)
+@compiled
 def _follow(ix, state, token, place, match, length):
     """Move the longest match on: along the text it is in, or to a longer one."""
     at, long = state[PLACE], state[LENGTH]
@@ -244,7 +245,7 @@ def _follow(ix, state, token, place, match, length):
     state[PLACE], state[LENGTH] = at, long
 
 
-@njit(cache=True)
+@compiled
 def erase(ix, begin, end):
     """Forget the text at [begin, end), as if it had never been indexed; its place stays empty."""
     path = np.empty(ORDER + 1, np.int64)
@@ -261,7 +262,7 @@ def erase(ix, begin, end):
     ix.text[begin:end] = NONE
 
 
-@njit(cache=True)
+@compiled
 def _unsee(ix, node, counted):
     parent = ix.nodes[node].parent
     ix.nodes[node].seen -= 1
@@ -274,7 +275,7 @@ def _unsee(ix, node, counted):
         _drop(ix, node)
 
 
-@njit(cache=True)
+@compiled
 def _drop(ix, node):
     """Take a childless node out of its siblings and of the table."""
     gone = ix.nodes[node]
@@ -293,7 +294,7 @@ def _drop(ix, node):
     ix.meta[FREE_NODE] = node
 
 
-@njit(cache=True)
+@compiled
 def _unhash(ix, node):
     """Linear probing's deletion: later entries move back over the hole (Knuth, volume 3, 6.4, algorithm R)."""
     mask = len(ix.table) - 1
