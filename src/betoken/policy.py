@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from betoken.draft import ROOT, Draft
 
 # A score is believed as if it had been seen right in so many trials; trials fade, so that about 1 / (1 - FADE) of them count.
-BELIEF, FADE = 4.0, 0.998
+BELIEF, FADE = 2.0, 0.998
 # Scores are kept this far from 0 and 1, where the log-odds end; they are binned by whole log-odds, depths by powers of two.
 MARGIN, DEEPEST = 1e-3, 5
 

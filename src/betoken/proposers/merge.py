@@ -6,7 +6,7 @@ emitted is a trial, also where it was not fed: the target's token says of each o
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from betoken.draft import Draft, merge
@@ -40,6 +40,7 @@ class _Laid:
 
     draft: Draft
     claims: Sequence[Sequence[Claim]]
+    joint: list[float] = field(default_factory=list)  # what the claims on a node make together
 
 
 def _lay(names: Sequence[str], drafts: Sequence[Draft]) -> _Laid:
@@ -94,14 +95,17 @@ class Merge(BaseProposer):
 
     def _merge(self, seq: SeqView, drafts: Sequence[Draft]) -> Draft:
         laid = self._pending[seq.seq_id] = _lay(tuple(self._members), drafts)
-        scores = [self._score(claims, depth) for claims, depth in zip(laid.claims, laid.draft.depths, strict=True)]
+        scores = [self._score(laid, node) for node in range(len(laid.draft))]
         return kept(laid.draft, scores, self._nodes)
 
-    def _score(self, claims: Sequence[Claim], depth: int) -> float:
-        wrong = 1.0
+    def _score(self, laid: _Laid, node: int) -> float:
+        """First each claim by its member's record, then all of them by the record of those who agree: a token that one
+        member proposes and another, asked too, does not is worth less than its score says."""
+        claims, depth, wrong = laid.claims[node], laid.draft.depths[node], 1.0
         for name, score in claims:
             wrong *= 1 - self._calibration.value(name, score, depth)
-        return max(1 - wrong, MARGIN)
+        laid.joint.append(max(1 - wrong, MARGIN))
+        return self._calibration.value(_together(claims), laid.joint[node], depth)
 
     def observe(self, ctx: ObserveContext) -> None:
         for seq, verdict in zip(ctx.seqs, ctx.verdicts, strict=True):
@@ -112,8 +116,9 @@ class Merge(BaseProposer):
 
     def _learn(self, laid: _Laid, tokens: Sequence[int]) -> None:
         for node, hit in judged(laid.draft, tokens):
-            for name, score in laid.claims[node]:
-                self._calibration.learn(name, score, laid.draft.depths[node], hit)
+            claims, depth = laid.claims[node], laid.draft.depths[node]
+            for name, score in (*claims, (_together(claims), laid.joint[node])):
+                self._calibration.learn(name, score, depth, hit)
 
     def forget(self) -> None:
         self._calibration = Calibration()
@@ -124,6 +129,11 @@ class Merge(BaseProposer):
         self._pending.pop(seq_id, None)
         for member in self._members.values():
             member.end(seq_id)
+
+
+def _together(claims: Sequence[Claim]) -> str:
+    """The record that these members have in common; no member has this name."""
+    return "all: " + "+".join(name for name, _ in claims)
 
 
 def _members_of(of: Any) -> dict[str, dict[str, Any]]:
