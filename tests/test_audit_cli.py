@@ -34,7 +34,7 @@ def audit(*arguments: str) -> tuple[int, str, str]:
 def test_a_correct_build_ends_with_0(given: list[str]) -> None:
     code, out, error = audit(*given, "--samples", "100")
     assert (code, error) == (0, "")
-    assert "24 answers: 24 identical, 0 near ties." in out and "No bug was found." in out
+    assert "30 answers: 30 identical, 0 near ties." in out and "No bug was found." in out
     assert "residual mode" in out and "sees from" in out
 
 
@@ -43,7 +43,17 @@ def test_json_is_all_of_standard_output(given: list[str], tmp_path: Path) -> Non
     code, out, _ = audit(*given, "--temperature", "0", "--json", "--output", str(file))
     found = json.loads(out)
     assert code == 0 and found == json.loads(file.read_text())
-    assert list(found) == ["schema", "complete", "bugs", "environment", "settings", "rows", "findings", "residual"]
+    assert list(found) == [
+        "schema",
+        "complete",
+        "bugs",
+        "environment",
+        "settings",
+        "rows",
+        "findings",
+        "residual",
+        "failures",
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
 
 

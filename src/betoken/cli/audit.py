@@ -21,8 +21,8 @@ from betoken.cli.common import (
 from betoken.errors import BetokenError
 
 if TYPE_CHECKING:
-    from betoken.bench.audit import Report
     from betoken.bench.audit_endpoints import Report as EndpointReport
+    from betoken.bench.audit_found import Report
 
 MODELS_ONLY = ("model", "draft", "methods", "batch_size", "temperature")
 
@@ -74,7 +74,8 @@ def audit(
 def _models(given: dict[str, Any]) -> int:
     """Audit a model loaded here; the exit status."""
     with busy("loading"):
-        from betoken.bench.audit import Audit, Setup
+        from betoken.bench.audit import Audit
+        from betoken.bench.audit_cases import Setup
 
         setup = Setup(
             given["model"],
@@ -100,22 +101,23 @@ def _models(given: dict[str, Any]) -> int:
 
 
 def _show(report: "Report", *, json: bool, output: Path | None) -> None:
-    from betoken.bench.audit_report import findings, heading, law_table, rows, table, to_json, words
+    from betoken.bench.audit_report import failures, findings, heading, law_table, rows, table, to_json, words
 
-    save(output, to_json(report))
     if json:
         print(to_json(report))
+        save(output, to_json(report))
         return
     console = Console(highlight=False)
-    console.print(heading(report))
+    console.print(heading(report), markup=False)
     console.print(table(rows(report.judged)))
     if report.laws:
         console.print(law_table(report.laws))
-    for line in findings(report.judged):
+    for line in (*findings(report.judged), *failures(report)):
         console.print(line, soft_wrap=True)
-    console.print(words(report))
+    console.print(words(report), markup=False)
     if not report.complete:
         console.print("[yellow]Interrupted: this is what was found until then.[/]")
+    save(output, to_json(report))
 
 
 def _servers(given: dict[str, Any]) -> int:
