@@ -1,8 +1,11 @@
 """The program: one command, one file."""
 
+import sys
+
 import typer
 
 from betoken.cli.audit import audit
+from betoken.cli.common import INTERRUPTED
 from betoken.cli.compare import compare
 from betoken.cli.generate import generate
 from betoken.cli.record import record
@@ -19,5 +22,8 @@ for _command in (compare, generate, record, replay, audit):
 
 
 def main() -> None:
-    """The program."""
-    app()
+    """The program. Ctrl-C wherever no command has anything to say about it: exit code 130, no traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
