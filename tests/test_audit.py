@@ -244,7 +244,7 @@ def test_a_wrong_law_is_found(setup: Setup, tmp_path: Path) -> None:
         draft=str(tmp_path / "draft"),
         prompts=tmp_path / "prompt.jsonl",
         methods=("draft:worth=0",),
-        samples=600,
+        samples=400,
         max_tokens=2,
         batch_sizes=(1,),
     )

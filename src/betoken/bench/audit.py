@@ -38,7 +38,8 @@ from betoken.errors import ParameterError, PromptError
 from betoken.llm import LLM
 from betoken.params import SEED_LIMIT, SamplingParams
 
-LAW_PROMPTS, LAW_CONTEXT, LAW_LENGTH = 3, 48, 4
+# Six tokens: long enough that tokens come again, so that a count of them that is one token late shows.
+LAW_PROMPTS, LAW_CONTEXT, LAW_LENGTH = 3, 48, 6
 LAW_TEMPERATURE = 0.5  # low, so that few samples fill cells of several tokens
 DRAWS_AT_ONCE = 512
 ALPHA = 0.001  # of all tests of a law together

@@ -102,7 +102,7 @@ def law_table(laws: Sequence[Draws]) -> RenderableType:
     made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     made.add_column("residual mode", no_wrap=True)
     made.add_column("prompt")
-    for name in ("samples", "cells", "chi-square", "p", "sees from"):
+    for name in ("samples", "cells", "p", "sees from"):
         made.add_column(name, justify="right", no_wrap=True)
     for one in laws:
         made.add_row(f"  {one.method}", Text(f"{one.item.id}, {one.sampling}"), *_law(one))
@@ -116,9 +116,8 @@ def _law(one: Draws) -> tuple[Text, ...]:
     return (
         Text(str(test.samples)),
         Text(str(test.cells)),
-        Text(f"{test.statistic:.1f}"),
         Text(f"{test.p_value:.2g}" + (" BUG" if test.wrong else ""), style="bold red" if test.wrong else ""),
-        Text("–" if test.detectable is None else f"TV {test.detectable:.2f}"),
+        Text("one cell", style="yellow") if test.detectable is None else Text(f"TV {test.detectable:.2f}"),
     )
 
 
