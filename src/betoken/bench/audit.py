@@ -128,7 +128,7 @@ class Audit:
         except ParameterError:
             raise
         except Exception as failure:
-            self._failures.append(Failure(where, f"{type(failure).__name__}: {failure}"))
+            self._failures.append(Failure(where, _printable(f"{type(failure).__name__}: {failure}")))
 
     def _schedule(self) -> Iterator[tuple[Case, int, str, Batch]]:
         """Case, batch size, method, and one batch; what is compared with comes first."""
@@ -281,7 +281,12 @@ def _item(llm: LLM, workload: Workload) -> Item:
     context = llm.target.info.context
     if context is not None and len(ids) >= context:
         raise PromptError(f"prompt {workload.id} has {len(ids)} tokens; {llm.info.model} has room for {context - 1}")
-    return Item(workload.id, workload.group, ids)
+    return Item(_printable(workload.id), workload.group, ids)
+
+
+def _printable(text: str) -> str:
+    """With escapes for halves of characters, which no terminal takes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _counted(stats: Any) -> tuple[int, int]:
