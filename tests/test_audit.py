@@ -14,7 +14,9 @@ from rich.console import Console
 from tiny_models import save_pair
 
 from betoken import engine, verify
-from betoken.bench.audit import TREE, Audit, Report, Setup, chosen
+from betoken.bench.audit import Audit
+from betoken.bench.audit_cases import TREE, Setup, chosen
+from betoken.bench.audit_found import Report
 from betoken.bench.audit_reference import Reference
 from betoken.bench.audit_report import Row, findings, law_table, rows, table, to_json, words
 from betoken.bench.tie import Sameness
@@ -67,16 +69,19 @@ def test_a_correct_build_has_no_bug(clean: Report, setup: Setup) -> None:
     lines = rows(clean.judged)
     methods = chosen((), with_draft=True)
     assert TREE in methods and {"draft", "ngram", "lookahead", "naive"} <= {*methods}
-    assert [line.method for line in lines] == methods * 2 * 4
+    assert [line.method for line in lines] == methods * 2 * 5
     assert {line.sampling for line in lines} == {
         "greedy",
         "temperature 1",
         "temperature 1, penalties",
         "temperature 1, rewards",
+        "temperature 1, constraints",
     }
     assert {(line.method, line.batch_size) for line in lines if line.against == "transformers"} == {("plain", 1)}
+    assert all(line.drafted > 0 for line in lines if line.method in ("draft", TREE, "reference", "merge"))
+    assert any(line.accepted < line.drafted for line in lines if line.method == "reference")
     assert all(line.prompts == len(PROMPTS) == line.identical + line.near_tie for line in lines)
-    assert len(clean.laws) == 2 * (len(methods) - 1)
+    assert len(clean.laws) == 3 * (len(methods) - 1)
     assert all(law.test is not None and law.test.cells > 3 and law.test.detectable for law in clean.laws)
 
 
@@ -239,21 +244,26 @@ def test_a_wrong_law_is_found(setup: Setup, tmp_path: Path) -> None:
         draft=str(tmp_path / "draft"),
         prompts=tmp_path / "prompt.jsonl",
         methods=("draft:worth=0",),
-        samples=600,
+        samples=400,
         max_tokens=2,
         batch_sizes=(1,),
     )
     assert audit(changed).bugs == 0
     report = audit(changed, accepts_too_much)
-    (law,) = report.laws
-    assert report.bugs == 1 and law.test is not None and law.test.wrong
+    assert {law.sampling for law in report.laws} == {"rewards", "constraints"}
+    assert report.bugs >= 1 and all(law.drafted > law.accepted > 0 for law in report.laws)
     assert "BUG" in shown(law_table(report.laws))
 
 
 def test_greedy_alone_has_no_law_to_test(setup: Setup) -> None:
     report = audit(with_(setup, methods=("naive",), temperatures=(0.0,), batch_sizes=(1,)))
     assert report.laws == [] and report.bugs == 0
-    assert {line.sampling for line in rows(report.judged)} == {"greedy", "greedy, penalties", "greedy, rewards"}
+    assert {line.sampling for line in rows(report.judged)} == {
+        "greedy",
+        "greedy, penalties",
+        "greedy, rewards",
+        "greedy, constraints",
+    }
 
 
 def test_an_interrupted_audit_judges_what_it_has(setup: Setup) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tiny_models import save_pair
 from typer.testing import CliRunner
 
-from betoken import engine, verify
+from betoken import cli, engine, verify
 from betoken.bench.audit import Audit
 from betoken.cli import app
 from betoken.draft import Draft
@@ -34,7 +34,7 @@ def audit(*arguments: str) -> tuple[int, str, str]:
 def test_a_correct_build_ends_with_0(given: list[str]) -> None:
     code, out, error = audit(*given, "--samples", "100")
     assert (code, error) == (0, "")
-    assert "24 answers: 24 identical, 0 near ties." in out and "No bug was found." in out
+    assert "30 answers: 30 identical, 0 near ties." in out and "No bug was found." in out
     assert "residual mode" in out and "sees from" in out
 
 
@@ -43,7 +43,17 @@ def test_json_is_all_of_standard_output(given: list[str], tmp_path: Path) -> Non
     code, out, _ = audit(*given, "--temperature", "0", "--json", "--output", str(file))
     found = json.loads(out)
     assert code == 0 and found == json.loads(file.read_text())
-    assert list(found) == ["schema", "complete", "bugs", "environment", "settings", "rows", "findings", "residual"]
+    assert list(found) == [
+        "schema",
+        "complete",
+        "bugs",
+        "environment",
+        "settings",
+        "rows",
+        "findings",
+        "residual",
+        "failures",
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
 
 
@@ -78,6 +88,23 @@ def test_control_c_ends_with_130_and_what_was_found(given: list[str], monkeypatc
     code, out, error = audit(*given)
     assert code == 130 and "Traceback" not in error
     assert "3 answers: 3 identical" in out and "Interrupted" in out
+
+
+def test_control_c_outside_a_command_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+
+
+def test_a_name_with_half_a_character_is_printed(given: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"id": "a\\ud800", "prompt": "hi"}')
+    code, out, _ = audit(*given, "--prompts", str(path), "--samples", "100", "--methods", "naive")
+    assert code == 0 and "a\\ud800" in out
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,8 @@ First everything is decoded, then the models go, and a fresh copy of the target 
 
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -17,127 +16,36 @@ import transformers
 
 import betoken
 from betoken import demo
+from betoken.bench.audit_cases import (
+    CONSTRAINTS,
+    LAW_REWARDS,
+    Case,
+    Setup,
+    chosen,
+    constraints,
+    filters,
+    reference_of,
+    repetitive,
+)
+from betoken.bench.audit_found import Answer, Draws, Failure, Judged, Report
 from betoken.bench.audit_law import LEAST_EXPECTED, LawTest, check_law, joint_law
 from betoken.bench.audit_reference import Reference
 from betoken.bench.cells import PLAIN
-from betoken.bench.measure import Ids, Item, heat
-from betoken.bench.tie import Comparison, Sameness, chooser
-from betoken.bench.workloads import first_of_each, read
-from betoken.errors import BetokenError, ParameterError, PromptError
+from betoken.bench.measure import Ids, Item
+from betoken.bench.tie import Comparison, chooser
+from betoken.bench.workloads import Workload, first_of_each, read
+from betoken.errors import ParameterError, PromptError
 from betoken.llm import LLM
-from betoken.methods import spelt
-from betoken.params import SamplingParams
+from betoken.params import SEED_LIMIT, SamplingParams
 
-TREE = "draft:k=4:width=2"  # beside `draft`, so that branching trees are audited, too
-# Strong enough that a count that is one token late changes what is said; rewards, since they bring repeats about.
-HISTORY = {
-    "penalties": {"repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 1.0},
-    "rewards": {"presence_penalty": -0.3, "frequency_penalty": -0.5},
-}
-LAW_PROMPTS, LAW_CONTEXT, LAW_LENGTH = 2, 48, 4
+# Six tokens: long enough that tokens come again, so that a count of them that is one token late shows.
+LAW_PROMPTS, LAW_CONTEXT, LAW_LENGTH = 3, 48, 6
 LAW_TEMPERATURE = 0.5  # low, so that few samples fill cells of several tokens
 DRAWS_AT_ONCE = 512
 ALPHA = 0.001  # of all tests of a law together
+NO_TREES = "drafts that branch were not audited: the check at load has found that this model cannot take them"
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One way of sampling, and what the table calls it."""
-
-    name: str
-    params: SamplingParams
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What is audited. No model means the embedded pair, no prompts the embedded ones, no methods all of them.
-
-    limit:   at most so many prompts of each group; None for all
-    seed:    of the first prompt; the next one has the next seed
-    samples: how many outputs residual mode is judged by, per method and prompt; 0 leaves it out
-    """
-
-    model: str | None = None
-    draft: str | None = None
-    methods: tuple[str, ...] = ()
-    prompts: Path | None = None
-    limit: int | None = None
-    max_tokens: int = 64
-    batch_sizes: tuple[int, ...] = (1, 4)
-    temperatures: tuple[float, ...] = (0.0, 1.0)
-    dtype: str = "auto"
-    device: str = "auto"
-    seed: int = 0
-    samples: int = 500
-
-    def cases(self) -> list[Case]:
-        """Every temperature, and the highest again with parameters that look back. Raises ParameterError."""
-        made = [
-            Case(heat(value), SamplingParams(temperature=value, max_tokens=self.max_tokens, seed=self.seed))
-            for value in dict.fromkeys(self.temperatures)
-        ]
-        hottest = max(made, key=lambda case: case.params.temperature)
-        changed = [Case(f"{hottest.name}, {name}", hottest.params.replaced(**HISTORY[name])) for name in HISTORY]
-        return [*made, *changed]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What one method said to one prompt."""
-
-    case: Case
-    batch_size: int
-    method: str
-    item: Item
-    seed: int
-    token_ids: Ids
-
-    @property
-    def is_reference(self) -> bool:
-        """Whether it is what the others are compared with."""
-        return self.method == PLAIN and self.batch_size == 1
-
-    @property
-    def params(self) -> SamplingParams:
-        return self.case.params.replaced(seed=self.seed)
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """An answer and its verdict. `texts` are the two tokens where it parts from what was expected."""
-
-    answer: Answer
-    found: Comparison
-    texts: tuple[str, str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Draws:
-    """Residual-mode outputs of one method after one prompt, and what came of their test."""
-
-    method: str
-    item: Item
-    params: SamplingParams
-    outputs: list[Ids] = field(default_factory=list)
-    test: LawTest | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What came of it. `complete` is False where somebody interrupted the audit."""
-
-    judged: list[Judged]
-    laws: list[Draws]
-    header: Mapping[str, Any]
-    setup: Setup
-    complete: bool
-
-    @property
-    def bugs(self) -> int:
-        """How many answers are wrong, and how many laws."""
-        wrong = sum(one.found.sameness is Sameness.DIFFERENT for one in self.judged)
-        return wrong + sum(law.test is not None and law.test.wrong for law in self.laws)
+Batch = Sequence[tuple[int, Item]]  # (seed, prompt)
 
 
 class Audit:
@@ -149,27 +57,29 @@ class Audit:
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self.cases = setup.cases()
-        _check(setup)
+        setup.check()
         workloads = first_of_each(read(setup.prompts or demo.prompts()), setup.limit)
         self._model, self._draft = _pair(setup)
         self.methods = chosen(setup.methods, with_draft=self._draft is not None)
-        self.llm = self._load("exact", max(setup.batch_sizes))
+        self._failures: list[Failure] = []
+        self._plain: dict[tuple[str, str], Ids] = {}  # case and prompt -> what plain decoding says
+        self.llm = self._load("exact")
         try:
-            self.items = [_item(self.llm, workload.id, workload.messages or workload.prompt) for workload in workloads]
+            self.items = [_item(self.llm, workload) for workload in workloads]
         except BaseException:
             self.close()
             raise
 
-    def _load(self, acceptance: str, rows: int) -> LLM:
-        setup, first = self.setup, self.methods[-1]
+    def _load(self, acceptance: str) -> LLM:
+        setup = self.setup
         return LLM(
             self._model,
             self._draft,
-            method=first,
+            method=self.methods[-1],
             dtype=setup.dtype,
             device=setup.device,
             acceptance=acceptance,
-            max_rows=rows,
+            max_rows=32 if acceptance == "residual" else max(setup.batch_sizes),
         )
 
     def close(self) -> None:
@@ -188,24 +98,41 @@ class Audit:
         return 2 * sum(len(batch) for *_, batch in self._schedule()) + 2 * len(self._draws())
 
     def run(self, tell: Tell = lambda _: None) -> Report:
-        """Decode and judge. Ctrl-C ends the first part early and goes on to the second; once more ends that, too."""
+        """Decode and judge. Ctrl-C ends the first part early and goes on to the second; once more ends that, too.
+
+        An exception out of what is audited is a finding. Raises ParameterError for an option no method has.
+        """
         answers: list[Answer] = []
         draws: list[Draws] = []
         judged: list[Judged] = []
         laws: list[Draws] = []
-        complete = False
+        header, complete = self.header(), False
+        if self.setup.model is None and not header["can_branch"]:
+            # The embedded pair is known to take trees: here it is our mistake.
+            self._failures.append(Failure("loading", NO_TREES))
         with suppress(KeyboardInterrupt):
             self._decode(answers, tell)
             self._draw(draws, tell)
             complete = True
+        done = False
         with suppress(KeyboardInterrupt):
             self._judge(answers, draws, judged, laws, tell)
-            return Report(judged, laws, self.header(), self.setup, complete)
-        return Report(judged, laws, self.header(), self.setup, complete=False)
+            done = True
+        return Report(judged, laws, header, self.setup, complete and done, self._failures)
 
-    def _schedule(self) -> Iterator[tuple[Case, int, str, Sequence[tuple[int, Item]]]]:
-        """Case, batch size, method, and one batch of (seed, prompt); what is compared with comes first."""
-        numbered = [*enumerate(self.items, self.setup.seed)]
+    @contextmanager
+    def _noting(self, where: str) -> Iterator[None]:
+        """Whatever is raised inside is a finding, and the audit goes on."""
+        try:
+            yield
+        except ParameterError:
+            raise
+        except Exception as failure:
+            self._failures.append(Failure(where, _printable(f"{type(failure).__name__}: {failure}")))
+
+    def _schedule(self) -> Iterator[tuple[Case, int, str, Batch]]:
+        """Case, batch size, method, and one batch; what is compared with comes first."""
+        numbered = [(self.setup.seed_of(place), item) for place, item in enumerate(self.items)]
         pairs = [(size, method) for size in self.setup.batch_sizes for method in self.methods]
         for case in self.cases:
             for size, method in dict.fromkeys([(1, PLAIN), *pairs]):
@@ -213,34 +140,87 @@ class Audit:
                     yield case, size, method, numbered[start : start + size]
 
     def _decode(self, answers: list[Answer], tell: Tell) -> None:
+        """A method that raises is left out for the rest of that case and batch size: it would only say so again."""
+        broken: set[tuple[str, int, str]] = set()
         for case, size, method, batch in self._schedule():
-            params = [case.params.replaced(seed=seed) for seed, _ in batch]
-            results = self.llm.generate([item.ids for _, item in batch], params, method=method)
-            for (seed, item), result in zip(batch, results, strict=True):
-                answers.append(Answer(case, size, method, item, seed, result.token_ids))
+            key = (case.name, size, method)
+            if key not in broken:
+                before = len(self._failures)
+                with self._noting(f"{method}, {case.name}, batch size {size}, {batch[0][1].id}"):
+                    answers += self._answers(case, size, method, batch)
+                if len(self._failures) > before:
+                    broken.add(key)
+                    self._reload()
+            for _ in batch:
                 tell(f"{case.name} · batch size {size} · {method}")
 
+    def _reload(self) -> None:
+        """What was raised may have left anything behind."""
+        with suppress(Exception):
+            self.llm.close()
+        self.llm = self._load("exact")
+
+    def _answers(self, case: Case, size: int, method: str, batch: Batch) -> list[Answer]:
+        params = [self._params(case, seed, item) for seed, item in batch]
+        vocab_size = self.llm.target.info.vocab_size
+        # No method but those that draft from it takes any notice of a reference.
+        expected = [reference_of(self._plain.get((case.name, item.id), ()), vocab_size) for _, item in batch]
+        results = self.llm.generate([item.ids for _, item in batch], params, method=method, reference=expected)
+        made = [
+            Answer(case, size, method, item, one, result.token_ids, *_counted(result.stats))
+            for (_, item), one, result in zip(batch, params, results, strict=True)
+        ]
+        self._plain |= {(case.name, one.item.id): one.token_ids for one in made if one.is_reference}
+        return made
+
+    def _params(self, case: Case, seed: int, item: Item) -> SamplingParams:
+        params = case.params.replaced(seed=seed)
+        if not case.constrained:
+            return params
+        unconstrained = next(one.name for one in self.cases if one.params == case.params)
+        return constraints(params, self._plain.get((unconstrained, item.id), item.ids), self.llm.target.info)
+
     def _draws(self) -> list[Draws]:
-        """What residual mode is tested on: the ends of the first prompts, sampled with history."""
-        last = self.cases[-1].params
-        if last.greedy or not self.setup.samples:
+        """What residual mode is tested on: the ends of some prompts, sampled with rewards; one with constraints, too."""
+        if all(case.params.greedy for case in self.cases) or not self.setup.samples:
             return []
-        params = last.replaced(temperature=LAW_TEMPERATURE, max_tokens=LAW_LENGTH + 3, ignore_eos=True)
         room = self.llm.target.info.context
-        keep = LAW_CONTEXT if room is None else min(LAW_CONTEXT, room - LAW_LENGTH - 3)
-        ends = [Item(item.id, item.group, item.ids[-max(keep, 1) :]) for item in self.items[:LAW_PROMPTS]]
-        return [Draws(method, item, params) for method in self.methods if method != PLAIN for item in ends]
+        keep = max(LAW_CONTEXT if room is None else min(LAW_CONTEXT, room - LAW_LENGTH - 3), 1)
+        ends = repetitive([replace(item, ids=item.ids[-keep:]) for item in self.items], LAW_PROMPTS, 2)
+        params = SamplingParams(
+            temperature=LAW_TEMPERATURE, max_tokens=LAW_LENGTH + 3, ignore_eos=True, seed=self.setup.seed
+        )
+        ways = [(item, "rewards", params.replaced(**LAW_REWARDS)) for item in ends]
+        ways.append((ends[0], CONSTRAINTS, params.replaced(**filters(ends[0].ids))))
+        return [Draws(method, *way) for method in self.methods if method != PLAIN for way in ways]
 
     def _draw(self, draws: list[Draws], tell: Tell) -> None:
         wanted = self._draws()
         self.llm.close()
         if not wanted:
             return
-        with self._load("residual", 32) as llm:
+        llm = self._load("residual")
+        try:
             for one in wanted:
-                one.outputs.extend(_sampled(llm, one, self.setup.samples))
-                draws.append(one)
+                if self._drawn(llm, one):
+                    draws.append(one)
+                else:
+                    llm.close()
+                    llm = self._load("residual")
                 tell(f"residual mode · {one.method}")
+        finally:
+            llm.close()
+
+    def _drawn(self, llm: LLM, one: Draws) -> bool:
+        """Fill in outputs; False where that failed. A method that residual mode refuses is no bug."""
+        where = f"{one.method}, residual mode, {one.sampling}, {one.item.id}"
+        before = len(self._failures)
+        try:
+            with self._noting(where):
+                _sample(llm, one, self.setup.samples)
+        except ParameterError as refusal:
+            self._failures.append(Failure(where, str(refusal), bug=False))
+        return len(self._failures) == before
 
     def _judge(
         self, answers: Sequence[Answer], draws: Sequence[Draws], judged: list[Judged], laws: list[Draws], tell: Tell
@@ -248,13 +228,17 @@ class Audit:
         self.llm.close()
         info = self.llm.info
         reference = Reference(self._model, self.llm.target.info, dtype=info.dtype, device=info.device)
-        plain = {(one.case.name, one.item.id): one.token_ids for one in answers if one.is_reference}
         for answer in answers:
-            found = _verdict(reference, answer, plain[answer.case.name, answer.item.id])
-            judged.append(Judged(answer, found, self._texts(found)))
+            plain = self._plain.get((answer.case.name, answer.item.id))
+            with self._noting(f"judging {answer.method}, {answer.case.name}, {answer.item.id}"):
+                if plain is not None:
+                    found = _verdict(reference, answer, plain)
+                    judged.append(Judged(answer, found, self._texts(found)))
             tell(f"judging · {answer.case.name} · {answer.method}")
         for one in draws:
-            laws.append(replace(one, test=_test(reference, one, ALPHA / len(self._draws()))))
+            with self._noting(f"judging {one.method}, residual mode, {one.item.id}"):
+                one.test = _test(reference, one, ALPHA / len(self._draws()))
+                laws.append(one)
             tell(f"judging · residual mode · {one.method}")
 
     def _texts(self, found: Comparison) -> tuple[str, str] | None:
@@ -268,8 +252,11 @@ class Audit:
         embedded = {"model": "embedded target"} if self.setup.model is None else {}
         if self.setup.model is None and self.setup.draft is None:
             embedded["draft"] = "embedded draft model"
+        can_branch = self.llm.target.info.can_branch
         return {
             "model": {**asdict(self.llm.info), **embedded},
+            "can_branch": can_branch,
+            "notes": [] if can_branch else [NO_TREES],
             "betoken": betoken.__version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
@@ -279,25 +266,6 @@ class Audit:
         }
 
 
-def chosen(names: Sequence[str], *, with_draft: bool) -> list[str]:
-    """The methods to audit, plain decoding first. Raises ParameterError, BetokenError."""
-    known = [name for name in LLM.methods() if name != "draft" or with_draft]
-    wanted = [*dict.fromkeys(names)] or [*known, *[TREE] * with_draft]
-    if any(spelt(name)[0] == "draft" for name in wanted) and not with_draft:
-        raise BetokenError(
-            "the method draft needs a draft model; name one with --draft, or leave draft out of --methods"
-        )
-    return [PLAIN, *(name for name in wanted if name != PLAIN)]
-
-
-def _check(setup: Setup) -> None:
-    for size in setup.batch_sizes:
-        if size < 1:
-            raise ParameterError("batch_size", size, "a whole number of at least 1")
-    if setup.samples and setup.samples < 100:
-        raise ParameterError("samples", setup.samples, "at least 100, or 0 to leave residual mode out")
-
-
 def _pair(setup: Setup) -> tuple[str, str | None]:
     if setup.model is not None:
         return setup.model, setup.draft
@@ -305,23 +273,40 @@ def _pair(setup: Setup) -> tuple[str, str | None]:
     return model, setup.draft or draft
 
 
-def _item(llm: LLM, name: str, prompt: Any) -> Item:
+def _item(llm: LLM, workload: Workload) -> Item:
     """A tokenised prompt: text, token ids, or a conversation."""
+    prompt: Any = workload.messages or workload.prompt
     chat = not isinstance(prompt, str) and isinstance(prompt[0], Mapping)
     ids = tuple(llm.chat_prompt(prompt) if chat else llm.token_ids(prompt))
     context = llm.target.info.context
     if context is not None and len(ids) >= context:
-        raise PromptError(f"prompt {name} has {len(ids)} tokens; {llm.info.model} has room for {context - 1}")
-    return Item(name, "", ids)
+        raise PromptError(f"prompt {workload.id} has {len(ids)} tokens; {llm.info.model} has room for {context - 1}")
+    return Item(_printable(workload.id), workload.group, ids)
 
 
-def _sampled(llm: LLM, draws: Draws, count: int) -> Iterator[Ids]:
-    """The first tokens of `count` outputs."""
+def _printable(text: str) -> str:
+    """With escapes for halves of characters, which no terminal takes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _counted(stats: Any) -> tuple[int, int]:
+    """Tokens drafted, and accepted."""
+    return stats.draft_tokens, stats.accepted_tokens
+
+
+def _sample(llm: LLM, draws: Draws, count: int) -> None:
+    """Fill in the first tokens of `count` outputs."""
+    usual = SamplingParams(max_tokens=draws.params.max_tokens, ignore_eos=True)
+    said = llm.generate(draws.item.ids, usual, method=PLAIN).token_ids
+    expected = reference_of(said, llm.target.info.vocab_size)
     for start in range(0, count, DRAWS_AT_ONCE):
-        seed = (draws.params.seed or 0) + start
+        seed = ((draws.params.seed or 0) + start) % SEED_LIMIT
         params = draws.params.replaced(n=min(DRAWS_AT_ONCE, count - start), seed=seed)
-        for output in llm.generate(draws.item.ids, params, method=draws.method).outputs:
-            yield output.token_ids[:LAW_LENGTH]
+        result = llm.generate(draws.item.ids, params, method=draws.method, reference=expected)
+        draws.outputs.extend(output.token_ids[:LAW_LENGTH] for output in result.outputs)
+        drafted, accepted = _counted(result.stats)
+        draws.drafted += drafted
+        draws.accepted += accepted
 
 
 def _verdict(reference: Reference, answer: Answer, plain: Ids) -> Comparison:

@@ -3,7 +3,8 @@
 Knows nothing of models: it sees texts, tokens as texts, and the few likeliest tokens at each place.
 """
 
-import json
+import math
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import betoken
 from betoken import demo
-from betoken.bench.audit_server import Reply, Server
+from betoken.bench.audit_json import dumped
+from betoken.bench.audit_reply import Reply
+from betoken.bench.audit_server import Server, shown
 from betoken.bench.tie import first_difference
 from betoken.bench.workloads import Workload, first_of_each, read
 from betoken.errors import ParameterError
@@ -57,6 +60,8 @@ class Setup:
     def bound(self) -> float:
         """In units of log-probability. Raises ParameterError."""
         if self.near_tie is not None:
+            if not 0 <= self.near_tie < math.inf:
+                raise ParameterError("near_tie", self.near_tie, "a finite number of at least 0")
             return self.near_tie
         if self.dtype not in ROUNDINGS:
             raise ParameterError("dtype", self.dtype, "one of " + ", ".join(ROUNDINGS) + ", the servers' own")
@@ -69,12 +74,13 @@ class Finding:
     """One prompt. `unit` says what `position` counts; `said` are the two tokens or texts there, `against`'s first.
 
     margin: how far `against`'s or `endpoint`'s own log-probabilities hold the two apart, the larger; None where unknown
-    stable: whether the endpoint gave the same answer twice
+    stable, against_stable: whether the endpoint, and `against`, gave the same answer twice
     """
 
     id: str
     sameness: Sameness
     stable: bool
+    against_stable: bool
     position: int | None = None
     unit: str = "token"
     said: tuple[str, str] | None = None
@@ -107,16 +113,15 @@ def workloads(setup: Setup) -> list[Workload]:
 
 
 def run(setup: Setup, prompts: Sequence[Workload], tell: Callable[[str], None] = lambda _: None) -> Report:
-    """Ask both servers, the endpoint twice. Ctrl-C ends it early, with what was found until then.
+    """Ask both servers twice. Ctrl-C ends it early, with what was found until then.
 
     Raises ParameterError, PromptError, ServerError.
     """
     bound, findings = setup.bound, list[Finding]()
     with _server(setup, setup.endpoint) as server, _server(setup, setup.against) as other, suppress(KeyboardInterrupt):
         for prompt in prompts:
-            expected = other.complete(prompt, setup.max_tokens)
-            said, again = (server.complete(prompt, setup.max_tokens) for _ in range(2))
-            findings.append(judge(prompt.id, expected, said, again, bound))
+            answers = [asked.complete(prompt, setup.max_tokens) for asked in (other, server, other, server)]
+            findings.append(judge(prompt.id, answers[::2], answers[1::2], bound))
             tell(prompt.id)
         return Report(findings, setup, complete=True)
     return Report(findings, setup, complete=False)
@@ -126,38 +131,57 @@ def _server(setup: Setup, url: str) -> Server:
     return Server(url, model=setup.model, key=setup.key, timeout=setup.timeout, chat=setup.chat)
 
 
-def judge(name: str, expected: Reply, said: Reply, again: Reply, bound: float) -> Finding:
-    """The verdict on one prompt; a difference says nothing where the endpoint differs from itself."""
-    stable = said.text == again.text
-    if expected.text == said.text:
-        return Finding(name, Sameness.IDENTICAL, stable)
-    by_token = expected.tokens is not None and said.tokens is not None
-    one, other = (reply.tokens if by_token and reply.tokens else reply.text for reply in (expected, said))
-    place = first_difference(one, other)
-    if place is None:  # the same tokens, which this server writes otherwise
-        by_token, place = False, first_difference(expected.text, said.text) or 0
-        one, other = expected.text, said.text
-    width = 1 if by_token else 20
-    pair = ["".join(text[place : place + width]) or "(end)" for text in (one, other)]
-    margin, exact = _margin(expected, said, place) if by_token else (None, False)
-    sameness, why = _verdict(margin, exact, bound, stable, by_token)
-    unit = "token" if by_token else "character"
-    return Finding(name, sameness, stable, place, unit, (pair[0], pair[1]), margin, why)
+def judge(name: str, expected: Sequence[Reply], said: Sequence[Reply], bound: float) -> Finding:
+    """The verdict on one prompt, which both were asked twice; what differs from itself says nothing by a difference."""
+    one, other = expected[0], said[0]
+    stable, against_stable = (answers[0].text == answers[-1].text for answers in (said, expected))
+    where = first_difference(one.text, other.text)
+    if where is None:
+        return Finding(name, Sameness.IDENTICAL, stable, against_stable)
+    place = _token_at(one, other, where)
+    if place is None:
+        pair = [reply.text[where : where + 20] or "(end)" for reply in (one, other)]
+    else:
+        pair = ["".join((reply.tokens or ())[place : place + 1]) or "(end)" for reply in (one, other)]
+    margin, exact = (None, False) if place is None else _margin(one, other, place)
+    spelt = one.tokens is not None and other.tokens is not None
+    sameness, why = _verdict(margin, exact, bound, _unstable(stable, against_stable), place is None and spelt)
+    unit, position = ("character", where) if place is None else ("token", place)
+    return Finding(name, sameness, stable, against_stable, position, unit, (pair[0], pair[1]), margin, why)
 
 
-def _verdict(margin: float | None, exact: bool, bound: float, stable: bool, by_token: bool) -> tuple[Sameness, str]:
-    if not stable:
-        return Sameness.UNDECIDED, "the endpoint does not repeat itself"
+def _token_at(one: Reply, other: Reply, where: int) -> int | None:
+    """The token that holds the first character that differs, where both servers came to it by the same tokens.
+
+    Servers may cut one text into different tokens; then their tokens, and what they hold likely, are not of one kind.
+    """
+    starts, its_starts = one.starts(where), other.starts(where)
+    if starts is None or its_starts is None:
+        return None
+    place, its = bisect_right(starts, where) - 1, bisect_right(its_starts, where) - 1
+    same = place == its and (one.tokens or ())[:place] == (other.tokens or ())[:place]
+    return place if same else None
+
+
+def _unstable(stable: bool, against_stable: bool) -> str:
+    if stable and against_stable:
+        return ""
+    who = "the server it is compared with" if stable else "the endpoint" if against_stable else "neither server"
+    return f"{who} repeats itself" if who.startswith("neither") else f"{who} does not repeat itself"
+
+
+def _verdict(margin: float | None, exact: bool, bound: float, unstable: str, cut: bool) -> tuple[Sameness, str]:
+    """cut: there are tokens, which do not fit each other."""
+    if unstable:
+        return Sameness.UNDECIDED, unstable
     if margin is not None and margin > bound:
         return Sameness.BUG, ""
     if margin is not None and exact:
         return Sameness.NEAR_TIE, ""
-    why = (
-        "the tokens are not among the likeliest ones given"
-        if by_token and margin is not None
-        else "no log-probabilities"
-    )
-    return Sameness.UNDECIDED, why
+    if cut:
+        return Sameness.UNDECIDED, "the servers cut the text into different tokens"
+    known = "the tokens are not among the likeliest ones given"
+    return Sameness.UNDECIDED, "no log-probabilities" if margin is None else known
 
 
 def _margin(expected: Reply, said: Reply, place: int) -> tuple[float | None, bool]:
@@ -187,7 +211,8 @@ def _view(mine: Reply, theirs: Reply, place: int) -> tuple[float, bool] | None:
 def to_json(report: Report) -> str:
     """The report as JSON, `schema` first. The key stays out."""
     setup = {key: value for key, value in asdict(report.setup).items() if key not in ("key", "prompts", "near_tie")}
-    return json.dumps(
+    setup |= {name: shown(setup[name]) for name in ("endpoint", "against")}
+    return dumped(
         {
             "schema": SCHEMA,
             "betoken": betoken.__version__,
@@ -195,24 +220,27 @@ def to_json(report: Report) -> str:
             "settings": {**setup, "bound": report.setup.bound},
             "counts": {kind.value: report.count(kind) for kind in Sameness},
             "unstable": sum(not one.stable for one in report.findings),
+            "against_unstable": sum(not one.against_stable for one in report.findings),
             "findings": [asdict(one) for one in report.findings],
-        },
-        indent=2,
+        }
     )
 
 
 def words(report: Report) -> list[str]:
     """One line per difference, and the verdict."""
     lines = [_line(one) for one in report.findings if one.sameness is not Sameness.IDENTICAL]
-    unstable = sum(not one.stable for one in report.findings)
     counts = ", ".join(f"{report.count(kind)} {kind}" for kind in Sameness)
     lines.append(
         f"{len(report.findings)} prompts: {counts}. A near tie: up to {report.setup.bound:.2g} in log-probability."
     )
-    if unstable:
-        lines.append(
-            f"The endpoint answered {unstable} of them otherwise when asked again: its output varies by itself."
-        )
+    for who, unstable in (
+        ("endpoint", sum(not one.stable for one in report.findings)),
+        ("server it is compared with", sum(not one.against_stable for one in report.findings)),
+    ):
+        if unstable:
+            lines.append(
+                f"The {who} answered {unstable} of them otherwise when asked again: its output varies by itself."
+            )
     return lines
 
 

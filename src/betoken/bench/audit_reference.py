@@ -84,7 +84,7 @@ class Reference:
 
     def _should_end(self, prompt: Ids, params: SamplingParams, output: Ids) -> int:
         """After how many tokens an output should end that says what this one says; more than it has, if later."""
-        ends = () if params.ignore_eos else self.info.eos_ids
+        ends = {*params.stop_token_ids, *(() if params.ignore_eos else self.info.eos_ids)}
         limits = [params.max_tokens, None if self.info.context is None else self.info.context - len(prompt)]
         limit = min((one for one in limits if one is not None), default=len(output))
         return next((place for place, token in enumerate(output[:limit], 1) if token in ends), limit)

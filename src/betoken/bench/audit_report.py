@@ -1,6 +1,6 @@
 """What an audit found, as a table, in words and as JSON. Measures nothing."""
 
-import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,11 +9,15 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from betoken.bench.audit import ALPHA, LAW_LENGTH, Draws, Judged, Report
+from betoken.bench.audit import ALPHA, LAW_LENGTH
+from betoken.bench.audit_found import Draws, Judged, Report
+from betoken.bench.audit_json import dumped
 from betoken.bench.audit_law import POWER
+from betoken.bench.cells import PLAIN
 from betoken.bench.tie import Sameness
 
 SCHEMA = "betoken.audit/1"
+TRANSFORMERS = "transformers"
 VERDICTS = {Sameness.IDENTICAL: "identical", Sameness.NEAR_TIE: "near tie", Sameness.DIFFERENT: "BUG"}
 
 
@@ -22,6 +26,8 @@ class Row:
     """One line of the table: the answers of one method in one way of sampling and one batch size, and the verdicts.
 
     against: what they were compared with: plain decoding in batches of one, or transformers' own forward
+    drafted, accepted: how many tokens, of all answers together; where nothing was drafted, nothing but plain decoding
+             was audited
     """
 
     sampling: str
@@ -32,6 +38,8 @@ class Row:
     identical: int
     near_tie: int
     bug: int
+    drafted: int
+    accepted: int
 
 
 def rows(judged: Sequence[Judged]) -> list[Row]:
@@ -44,22 +52,33 @@ def rows(judged: Sequence[Judged]) -> list[Row]:
 
 
 def _row(section: Sequence[Judged]) -> Row:
-    answer = section[0].answer
-    counts = [sum(one.found.sameness is kind for one in section) for kind in VERDICTS]
-    against = "transformers" if answer.is_reference else "plain"
-    return Row(answer.case.name, answer.batch_size, answer.method, against, len(section), *counts)
+    answers, first = [one.answer for one in section], section[0].answer
+    counts = Counter(one.found.sameness for one in section)
+    return Row(
+        first.case.name,
+        first.batch_size,
+        first.method,
+        TRANSFORMERS if first.is_reference else PLAIN,
+        len(section),
+        counts[Sameness.IDENTICAL],
+        counts[Sameness.NEAR_TIE],
+        counts[Sameness.DIFFERENT],
+        sum(answer.drafted for answer in answers),
+        sum(answer.accepted for answer in answers),
+    )
 
 
 def table(lines: Sequence[Row]) -> RenderableType:
     """One line per method and batch size; a section per way of sampling. 80 columns wide."""
     made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("", "batch\nsize", "against", "prompts", "identical", "near tie", "BUG"):
-        made.add_column(name, no_wrap=True, justify="left" if name in ("", "against") else "right")
+    for name in ("", "batch\nsize", "identical", "near tie", "BUG", "accepted/\ndrafted"):
+        made.add_column(name, no_wrap=True, justify="right" if name else "left")
     for sampling in dict.fromkeys(line.sampling for line in lines):
         made.add_row(Text(sampling, style="bold"))
         for line in (line for line in lines if line.sampling == sampling):
-            sizes = (str(line.batch_size), line.against, str(line.prompts))
-            made.add_row(f"  {line.method}", *sizes, *_counts(line.identical, line.near_tie, line.bug))
+            against = f" against {TRANSFORMERS}" if line.against == TRANSFORMERS else ""
+            counts = _counts(line.identical, line.near_tie, line.bug)
+            made.add_row(f"  {line.method}{against}", str(line.batch_size), *counts, _drafted(line))
         made.add_row()
     return made
 
@@ -72,15 +91,21 @@ def _counts(identical: int, near_tie: int, bug: int) -> tuple[Text, ...]:
     )
 
 
+def _drafted(line: Row) -> Text:
+    if line.method == PLAIN:
+        return Text("–", style="dim")
+    return Text(f"{line.accepted}/{line.drafted}") if line.drafted else Text("nothing drafted", style="yellow")
+
+
 def law_table(laws: Sequence[Draws]) -> RenderableType:
     """One line per test of residual mode."""
     made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     made.add_column("residual mode", no_wrap=True)
     made.add_column("prompt")
-    for name in ("samples", "cells", "chi-square", "p", "sees from"):
+    for name in ("samples", "cells", "p", "sees from"):
         made.add_column(name, justify="right", no_wrap=True)
     for one in laws:
-        made.add_row(f"  {one.method}", Text(one.item.id), *_law(one))
+        made.add_row(f"  {one.method}", Text(f"{one.item.id}, {one.sampling}"), *_law(one))
     return made
 
 
@@ -91,15 +116,22 @@ def _law(one: Draws) -> tuple[Text, ...]:
     return (
         Text(str(test.samples)),
         Text(str(test.cells)),
-        Text(f"{test.statistic:.1f}"),
         Text(f"{test.p_value:.2g}" + (" BUG" if test.wrong else ""), style="bold red" if test.wrong else ""),
-        Text("–" if test.detectable is None else f"TV {test.detectable:.2f}"),
+        Text("one cell", style="yellow") if test.detectable is None else Text(f"TV {test.detectable:.2f}"),
     )
 
 
 def findings(judged: Sequence[Judged]) -> list[Text]:
     """One line per near tie and bug: where, which two tokens, how far apart."""
     return [_finding(one) for one in judged if one.found.sameness is not Sameness.IDENTICAL]
+
+
+def failures(report: Report) -> list[Text]:
+    """One line for everything that broke, or was refused."""
+    return [
+        Text.assemble(("BUG     ", "bold red") if one.bug else ("left out", "yellow"), f"  {one.where}: {one.what}")
+        for one in report.failures
+    ]
 
 
 def _finding(one: Judged) -> Text:
@@ -122,18 +154,31 @@ def _named(token: int | None, text: str) -> str:
 def words(report: Report) -> str:
     """The verdict in a few sentences."""
     judged, bugs = report.judged, report.bugs
-    if not judged and not report.laws:
+    if not judged and not report.laws and not report.failures:
         return "Nothing was judged."
     near = sum(one.found.sameness is Sameness.NEAR_TIE for one in judged)
     lines = [f"{len(judged)} answers: {len(judged) - near - _wrong(judged)} identical, {near} near ties."]
+    lines += _undrafted(report)
     if report.laws:
         lines.append(
             f"Residual mode: the first {LAW_LENGTH} tokens together against the exact law. A law that is off by the "
             f"total-variation distance under “sees from”, or more, is found with probability {POWER:g}; a right one is "
-            f"called wrong with probability {ALPHA:g}, over all {len(report.laws)} tests together."
+            f"called wrong with a probability of about {ALPHA:g}, over all {len(report.laws)} tests together."
         )
+    lines += [f"Note: {note}." for note in report.header["notes"]]
     lines.append(f"{bugs} BUG{'S' * (bugs > 1)}: please report this." if bugs else "No bug was found.")
     return "\n".join(lines)
+
+
+def _undrafted(report: Report) -> list[str]:
+    """Which methods drafted nothing at all."""
+    drafted = Counter[str]()
+    for judged in report.judged:
+        drafted[judged.answer.method] += judged.answer.drafted
+    for law in report.laws:
+        drafted[law.method] += law.drafted
+    idle = [method for method, count in drafted.items() if not count and method != PLAIN]
+    return [f"Nothing was drafted by {', '.join(idle)}: nothing was audited there."] if idle else []
 
 
 def _wrong(judged: Sequence[Judged]) -> int:
@@ -149,13 +194,14 @@ def heading(report: Report) -> str:
         f"{model['model']}{draft}, {model['dtype']} on {model['device']}",
         f"{header['prompts']} prompts, at most {setup.max_tokens} tokens each, seed {setup.seed}",
     ]
-    return "\n".join([*lines, *model["notes"], ""])
+    warnings = [f"Note: {note}." for note in header["notes"]]
+    return "\n".join([*lines, *model["notes"], *warnings, ""])
 
 
 def to_json(report: Report) -> str:
     """The whole report as JSON, `schema` first; names as in `Setup`, `Row`, `LawTest`."""
     settings = {key: value for key, value in asdict(report.setup).items() if key not in ("model", "draft", "prompts")}
-    return json.dumps(
+    return dumped(
         {
             "schema": SCHEMA,
             "complete": report.complete,
@@ -165,8 +211,8 @@ def to_json(report: Report) -> str:
             "rows": [asdict(row) for row in rows(report.judged)],
             "findings": [_entry(one) for one in report.judged if one.found.sameness is not Sameness.IDENTICAL],
             "residual": [_law_entry(one) for one in report.laws],
-        },
-        indent=2,
+            "failures": [asdict(one) for one in report.failures],
+        }
     )
 
 
@@ -191,4 +237,6 @@ def _entry(one: Judged) -> dict[str, Any]:
 
 
 def _law_entry(one: Draws) -> dict[str, Any]:
-    return {"method": one.method, "id": one.item.id, **({} if one.test is None else asdict(one.test))}
+    drafted = {"drafted": one.drafted, "accepted": one.accepted}
+    named = {"method": one.method, "id": one.item.id, "sampling": one.sampling}
+    return {**named, **drafted, **({} if one.test is None else asdict(one.test))}

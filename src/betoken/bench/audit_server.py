@@ -1,13 +1,18 @@
 """An OpenAI-compatible server as the audit sees it: one greedy completion at a time, and errors that say what to do."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx2 as httpx
 
+from betoken.bench.audit_reply import Reply, ServerError, reply_of
 from betoken.bench.workloads import Workload
 from betoken.errors import BetokenError, ParameterError, PromptError
 
@@ -21,19 +26,9 @@ ADVICE = {
     503: "it is not ready; try again later",
 }
 REFUSES_A_FIELD = (400, 422, 501)
-
-
-class ServerError(BetokenError):
-    """A server that cannot be audited: what it answered, and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A completion. `tokens` and `tops` (their texts -> log-probability, one dict a token) where the server tells."""
-
-    text: str
-    tokens: tuple[str, ...] | None = None
-    tops: tuple[Mapping[str, float], ...] | None = None
+LONGEST_ANSWER = 64 * 2**20  # bytes
+LONGEST_WAIT = 86_400.0  # seconds
+Answer = tuple[int, Mapping[str, str], bytes]  # status, headers, body
 
 
 class Server:
@@ -42,17 +37,18 @@ class Server:
     url:     where the API's paths begin, e.g. http://localhost:8000/v1; without any path, /v1 is meant
     model:   None: the first one the server lists
     key:     sent as a bearer token
-    timeout: seconds that one answer may take
+    timeout: seconds that one answer may take, from the question to its last byte
     chat:    chat completions instead of text completions
     Raises ParameterError; every call ServerError.
     """
 
     def __init__(self, url: str, *, model: str | None, key: str | None, timeout: float, chat: bool) -> None:
-        self.url = _base(url)
+        self._base = _base(url)
+        self.url = shown(self._base)
         self._chat = chat
-        self._timeout = timeout
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx.Client(headers=headers, timeout=timeout)
+        self._timeout = _seconds(timeout)
+        self._key = checked_key(key)
+        self._client = _client(self._key, timeout)
         self._model = model
         self._with_logprobs = True
 
@@ -87,10 +83,10 @@ class Server:
         if self._with_logprobs:
             extra = {"logprobs": True, "top_logprobs": TOP} if self._chat else {"logprobs": TOP}
             answer = self._send("POST", path, {**body, **extra})
-            if answer.status_code not in REFUSES_A_FIELD:
-                return _reply(self._read(answer, path), self.url + path)
+            if answer[0] not in REFUSES_A_FIELD:
+                return reply_of(self._read(answer, path), self.url + path)
             # A refusal of the prompt looks the same: the next answer tells which it was.
-        reply = _reply(self._json("POST", path, body), self.url + path)
+        reply = reply_of(self._json("POST", path, body), self.url + path)
         self._with_logprobs = False
         return reply
 
@@ -108,90 +104,147 @@ class Server:
     def _json(self, verb: str, path: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
         return self._read(self._send(verb, path, body), path)
 
-    def _send(self, verb: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
+    def _ask(self, verb: str, path: str, data: bytes | None) -> Answer:
+        """One question, and at most `LONGEST_ANSWER` bytes of answer."""
+        headers = {"Content-Type": "application/json"} if data is not None else {}
+        with self._client.stream(verb, self._base + path, content=data, headers=headers) as answer:
+            parts, size = [], 0
+            for part in answer.iter_bytes():
+                parts.append(part)
+                size += len(part)
+                if size > LONGEST_ANSWER:
+                    raise ServerError(f"{self.url}{path} answered more than {LONGEST_ANSWER >> 20} MB; ask for less")
+            return answer.status_code, answer.headers, b"".join(parts)
+
+    def _send(self, verb: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
+        data = None if body is None else _encoded(body)
         try:
-            return self._client.request(verb, self.url + path, json=body)
-        except httpx.TimeoutException:
+            return _within(self._timeout, lambda: self._ask(verb, path, data))
+        except (httpx.TimeoutException, queue.Empty):
             raise ServerError(
                 f"{self.url}{path} gave no answer within {self._timeout:g} seconds; wait longer with --timeout, or ask "
                 "for fewer tokens with --max-tokens"
             ) from None
         except httpx.ConnectError as failure:
             raise ServerError(
-                f"{self.url} cannot be reached ({failure}); is the server running, and at this address?"
+                f"{self.url} cannot be reached ({self._hidden(str(failure))}); is the server running, and at this address?"
             ) from None
-        except (httpx.HTTPError, httpx.InvalidURL) as failure:
-            reason = str(failure) or type(failure).__name__
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as failure:
+            reason = self._hidden(str(failure)) or type(failure).__name__
             raise ServerError(f"{self.url}{path} broke off its answer ({reason}); look at the server's log") from None
 
-    def _read(self, answer: httpx.Response, path: str) -> Mapping[str, Any]:
-        where = self.url + path
-        if answer.status_code != 200:
-            advice = ADVICE.get(answer.status_code, "look at the server's log")
-            raise ServerError(f"{where} answered HTTP {answer.status_code}{_reason(answer)}; {advice}")
+    def _read(self, answer: Answer, path: str) -> Mapping[str, Any]:
+        status, headers, data = answer
+        where, text = self.url + path, data.decode(errors="replace")
+        if status in range(300, 400):
+            target = shown(self._hidden(headers.get("location", "nowhere")))
+            raise ServerError(f"{where} answered HTTP {status} and points to {target}; give the address it moved to")
+        if status != 200:
+            advice = ADVICE.get(status, "look at the server's log")
+            raise ServerError(f"{where} answered HTTP {status}{self._reason(text)}; {advice}")
         try:
-            found = answer.json()
-        except ValueError:
-            kind = answer.headers.get("content-type", "no content type").partition(";")[0]
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            kind = headers.get("content-type", "no content type").partition(";")[0]
             raise ServerError(
-                f"{where} answered {kind} that is no JSON ({_start(answer.text)}); is it an OpenAI-compatible server?"
+                f"{where} answered {kind} that is no JSON ({self._start(text)}); is it an OpenAI-compatible server?"
             ) from None
         if not isinstance(found, dict):
-            raise ServerError(f"{where} answered {_start(answer.text)}; expected a JSON object")
+            raise ServerError(f"{where} answered {self._start(text)}; expected a JSON object")
         return found
+
+    def _hidden(self, text: str) -> str:
+        """Without the key, which a server may send back."""
+        return text.replace(self._key, "…") if self._key else text
+
+    def _start(self, text: str) -> str:
+        line = " ".join(self._hidden(text[:10_000]).split())
+        return repr(line[:60] + "…" * (len(line) > 60)) if line else "nothing"
+
+    def _reason(self, text: str) -> str:
+        """The server's own words, where it has some: the shapes of OpenAI, vLLM, TGI and FastAPI."""
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            return f" ({self._start(text)})" if text.strip() else ""
+        error = found.get("error", found.get("detail", found.get("message"))) if isinstance(found, dict) else found
+        message = error.get("message", error) if isinstance(error, dict) else error
+        return f" ({self._start(str(message))})"
+
+
+def shown(url: str) -> str:
+    """An address as it may be printed: without a user's name and password, and without a query."""
+    return re.sub(r"(^|//)[^/?#]*@", r"\1", url.partition("?")[0].partition("#")[0])
+
+
+def checked_key(key: str | None) -> str | None:
+    """A key that fits in a header, without the blanks around it. Raises BetokenError, which does not show it."""
+    key = (key or "").strip()
+    if any(not "!" <= letter <= "~" for letter in key):
+        raise BetokenError(
+            "the API key has a blank, a control character or a letter outside ASCII in it; expected what --api-key or "
+            "OPENAI_API_KEY usually hold"
+        )
+    return key or None
+
+
+def _seconds(timeout: float) -> float:
+    if not 0 < timeout <= LONGEST_WAIT:
+        raise ParameterError("timeout", timeout, f"seconds, at most {LONGEST_WAIT:g}")
+    return timeout
+
+
+def _client(key: str | None, timeout: float) -> httpx.Client:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        return httpx.Client(headers=headers, timeout=timeout)
+    except (ValueError, OSError, ImportError, httpx.InvalidURL) as failure:
+        raise ServerError(
+            f"connections cannot be set up ({type(failure).__name__}: {shown(str(failure))}); look at HTTP_PROXY, "
+            "HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR in the environment"
+        ) from None
+
+
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        raise PromptError("a prompt or the model's name has half a character in it (a lone surrogate)") from None
+    except (ValueError, RecursionError) as failure:
+        raise PromptError(f"a prompt cannot be written as JSON ({failure})") from None
+
+
+def _within(seconds: float, call: Callable[[], Answer]) -> Answer:
+    """What a call returns or raises. Raises queue.Empty where that takes longer.
+
+    In a thread, which is given up then: a server that sends a byte now and then keeps every wait for a byte short.
+    """
+    done: queue.Queue[Answer | BaseException] = queue.Queue()
+
+    def work() -> None:
+        try:
+            done.put(call())
+        except BaseException as failure:
+            done.put(failure)
+
+    end = time.monotonic() + seconds
+    threading.Thread(target=work, daemon=True).start()
+    found = done.get(timeout=max(end - time.monotonic(), 0.0))
+    if isinstance(found, BaseException):
+        raise found
+    return found
 
 
 def _base(url: str) -> str:
     try:
         parsed = urlsplit(url.strip())
         good = parsed.scheme in ("http", "https") and bool(parsed.hostname) and (parsed.port or 1) > 0
+        good = good and url.isprintable() and not set("?#") & set(url)
+        (parsed.hostname or "").encode("idna")
     except ValueError:
         good = False
     if not good:
-        raise ParameterError("url", url, "an address such as http://localhost:8000/v1")
+        wanted = "an address such as http://localhost:8000/v1, without a query"
+        raise ParameterError("url", shown(url), wanted)
     base = url.strip().rstrip("/").removesuffix("/completions").removesuffix("/chat")
     return base if parsed.path.strip("/") else base + "/v1"
-
-
-def _start(text: str) -> str:
-    line = " ".join(text.split())
-    return repr(line[:60] + "…" * (len(line) > 60)) if line else "nothing"
-
-
-def _reason(answer: httpx.Response) -> str:
-    """The server's own words, where it has some: the shapes of OpenAI, vLLM, TGI and FastAPI."""
-    try:
-        found = answer.json()
-    except ValueError:
-        return f" ({_start(answer.text)})" if answer.text.strip() else ""
-    error = found.get("error", found.get("detail", found.get("message"))) if isinstance(found, dict) else found
-    message = error.get("message", error) if isinstance(error, dict) else error
-    return f" ({_start(str(message))})"
-
-
-def _reply(found: Mapping[str, Any], where: str) -> Reply:
-    try:
-        choice = found["choices"][0]
-        text = choice["message"]["content"] if "message" in choice else choice["text"]
-        tokens, tops = _logprobs(choice.get("logprobs"))
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as failure:
-        raise ServerError(
-            f"{where} answered JSON that is no completion ({type(failure).__name__}: {failure}); expected choices with a "
-            "text, as the OpenAI API gives them"
-        ) from None
-    if text is not None and not isinstance(text, str):
-        raise ServerError(f"{where} answered a completion whose text is {text!r}; expected a string")
-    return Reply(text or "", tokens, tops)
-
-
-def _logprobs(found: Any) -> tuple[tuple[str, ...] | None, tuple[Mapping[str, float], ...] | None]:
-    """The tokens, and the likeliest ones at each, in both shapes that servers use."""
-    if not found:
-        return None, None
-    if content := found.get("content"):
-        tops = [{one["token"]: float(one["logprob"]) for one in entry.get("top_logprobs") or ()} for entry in content]
-        return tuple(str(entry["token"]) for entry in content), tuple(tops) if any(tops) else None
-    tokens, listed = found.get("tokens"), found.get("top_logprobs")
-    tops = [{str(token): float(value) for token, value in (entry or {}).items()} for entry in listed or ()]
-    fits = tokens is not None and len(tops) == len(tokens) and any(tops)
-    return None if tokens is None else tuple(map(str, tokens)), tuple(tops) if fits else None

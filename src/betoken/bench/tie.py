@@ -81,12 +81,44 @@ def judge(logits_V: np.ndarray, sampler: Sampler, tokens: tuple[int, int], dtype
     logits_V: `[V]` raw logits at the place where the outputs part
     sampler:  with everything said before that place pushed
     """
-    values_V = sampler.perturbed(logits_V)
-    margin = float(values_V.max() - min(values_V[token] for token in tokens))
     unit = one_rounding(logits_V, sampler.params, dtype)
     bound = unit * NEAR_TIE_ROUNDINGS.get(dtype, NEAR_TIE_ROUNDINGS_OTHERWISE)
+    values_V, sure_V = _values(logits_V, sampler, bound)
+    margin = max(float(values_V[sure_V].max() - min(values_V[token] for token in tokens)), 0.0)
     sameness = Sameness.NEAR_TIE if margin <= bound else Sameness.DIFFERENT
     return Comparison(sameness, sampler.position, margin, bound, margin / unit, tokens)
+
+
+def _values(logits_V: np.ndarray, sampler: Sampler, bound: float) -> tuple[np.ndarray, np.ndarray]:
+    """What the argmax is taken of, and which tokens are surely in the running.
+
+    Rounding decides whether a token at the edge of top-k, top-p or min-p is kept, and another forward may decide otherwise.
+    So tokens that it may keep have a value here, and those that it may drop are not sure.
+    """
+    params = sampler.params
+    if params.greedy or (params.top_k, params.top_p, params.min_p) == (0, 1, 0):
+        values_V = sampler.perturbed(logits_V)
+        return values_V, np.isfinite(values_V)
+    law_V = _filtered_as(sampler, logits_V, top_k=0, top_p=1.0, min_p=0.0)
+    # A share of the mass moves by at most so much where every weight in it is off by a factor of e^bound.
+    slack = 2 * bound * params.top_p * (1 - params.top_p)
+    wide, narrow = min(params.top_p + slack, 1.0), max(params.top_p - slack, 1e-9)
+    kept_V = np.isfinite(_filtered_as(sampler, logits_V, top_p=wide))
+    sure_V = np.isfinite(_filtered_as(sampler, logits_V, top_p=narrow))
+    may_V = law_V >= law_V[kept_V].min() - 2 * bound
+    sure_V = law_V >= min(law_V[sure_V].min() + 2 * bound, law_V.max())
+    noise_V = sampler.noise.at(sampler.position)
+    return np.where(may_V, law_V, -np.inf) + noise_V, sure_V
+
+
+def _filtered_as(sampler: Sampler, logits_V: np.ndarray, **changes: float) -> np.ndarray:
+    """`[V]` the law of the same history under other filters, without noise."""
+    own = sampler.params
+    try:
+        sampler.params = own.replaced(**changes)
+        return sampler.law(logits_V)
+    finally:
+        sampler.params = own
 
 
 def one_rounding(logits_V: np.ndarray, params: SamplingParams, dtype: torch.dtype) -> float:

@@ -1,10 +1,12 @@
 """The program: one command, one file."""
 
+import sys
 from typing import Annotated
 
 import typer
 
 from betoken.cli.audit import audit
+from betoken.cli.common import INTERRUPTED
 from betoken.cli.compare import compare
 from betoken.cli.generate import generate
 from betoken.cli.record import record
@@ -33,5 +35,8 @@ def _betoken(
 
 
 def main() -> None:
-    """The program."""
-    app()
+    """The program. Ctrl-C wherever no command has anything to say about it: exit code 130, no traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -14,6 +14,7 @@ from betoken.cli.common import (
     Model,
     busy,
     check_place,
+    printable,
     progress,
     readable_errors,
     save,
@@ -21,13 +22,17 @@ from betoken.cli.common import (
 from betoken.errors import BetokenError
 
 if TYPE_CHECKING:
-    from betoken.bench.audit import Report
     from betoken.bench.audit_endpoints import Report as EndpointReport
+    from betoken.bench.audit_found import Report
 
-MODELS_ONLY = ("model", "draft", "methods", "batch_size", "temperature")
+MODELS_ONLY = ("model", "draft", "methods", "batch_size", "temperature", "samples", "device", "seed")
+SERVERS_ONLY = ("endpoint_model", "api_key", "chat", "near_tie", "timeout")
+# What a setting in the environment, or an answer nobody would think of, still gets out of libraries below.
+FOREIGN = (UnicodeError, OverflowError, RecursionError, ValueError, OSError, ImportError)
 
 
 def audit(
+    context: typer.Context,
     model: Model = None,
     draft: DraftModel = None,
     methods: Annotated[
@@ -58,12 +63,13 @@ def audit(
     near_tie: Annotated[
         float | None, typer.Option(min=0, help="Servers: the largest log-probability margin of a near tie.")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Servers: seconds to wait for an answer.")] = 60.0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Servers: seconds that a whole answer may take.")] = 60.0,
     json: Annotated[bool, typer.Option("--json", help="JSON on standard output, nothing else there.")] = False,
     output: Annotated[Path | None, typer.Option(help="Write the JSON to a file, too.")] = None,
 ) -> None:
     """Does speculation change what the model says? Exit status: 0 no bug, 1 a bug, 2 bad input, 3 undecided."""
     given = dict(locals())
+    given["named"] = [name for name in given if _from_command_line(context, name)]
     with readable_errors():
         check_place(output)
         status = _models(given) if endpoint is None and against is None else _servers(given)
@@ -71,10 +77,17 @@ def audit(
         raise typer.Exit(status)
 
 
+def _from_command_line(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _models(given: dict[str, Any]) -> int:
     """Audit a model loaded here; the exit status."""
+    _refuse(given, SERVERS_ONLY, "for servers only; name two with --endpoint and --against")
     with busy("loading"):
-        from betoken.bench.audit import Audit, Setup
+        from betoken.bench.audit import Audit
+        from betoken.bench.audit_cases import Setup
 
         setup = Setup(
             given["model"],
@@ -100,22 +113,23 @@ def _models(given: dict[str, Any]) -> int:
 
 
 def _show(report: "Report", *, json: bool, output: Path | None) -> None:
-    from betoken.bench.audit_report import findings, heading, law_table, rows, table, to_json, words
+    from betoken.bench.audit_report import failures, findings, heading, law_table, rows, table, to_json, words
 
-    save(output, to_json(report))
     if json:
         print(to_json(report))
+        save(output, to_json(report))
         return
     console = Console(highlight=False)
-    console.print(heading(report))
+    console.print(heading(report), markup=False)
     console.print(table(rows(report.judged)))
     if report.laws:
         console.print(law_table(report.laws))
-    for line in findings(report.judged):
+    for line in (*findings(report.judged), *failures(report)):
         console.print(line, soft_wrap=True)
-    console.print(words(report))
+    console.print(words(report), markup=False)
     if not report.complete:
         console.print("[yellow]Interrupted: this is what was found until then.[/]")
+    save(output, to_json(report))
 
 
 def _servers(given: dict[str, Any]) -> int:
@@ -124,11 +138,11 @@ def _servers(given: dict[str, Any]) -> int:
 
     if given["endpoint"] is None or given["against"] is None:
         raise BetokenError("servers are compared in pairs; give both --endpoint URL and --against URL")
-    if misplaced := [f"--{name.replace('_', '-')}" for name in MODELS_ONLY if given[name]]:
-        raise BetokenError(
-            f"{', '.join(misplaced)}: for models loaded here only; servers are asked greedily, and their model is named "
-            "by --endpoint-model"
-        )
+    _refuse(
+        given,
+        MODELS_ONLY,
+        "for models loaded here only; servers are asked greedily, and their model is named by --endpoint-model",
+    )
     setup = Setup(
         given["endpoint"],
         given["against"],
@@ -142,22 +156,34 @@ def _servers(given: dict[str, Any]) -> int:
         given["near_tie"],
         given["timeout"],
     )
-    prompts = workloads(setup)
-    with progress(len(prompts)) as tell:
-        report = run(setup, prompts, tell)
+    try:
+        prompts = workloads(setup)
+        with progress(len(prompts)) as tell:
+            report = run(setup, prompts, tell)
+    except BetokenError:
+        raise
+    except FOREIGN as failure:
+        raise BetokenError(f"the servers cannot be compared ({type(failure).__name__}: {failure})") from failure
     _show_servers(report, json=given["json"], output=given["output"])
     return report.status if report.complete else INTERRUPTED
+
+
+def _refuse(given: dict[str, Any], names: tuple[str, ...], why: str) -> None:
+    """Raise BetokenError for options that would mean nothing."""
+    if misplaced := [f"--{name.replace('_', '-')}" for name in given["named"] if name in names]:
+        raise BetokenError(f"{', '.join(misplaced)}: {why}")
 
 
 def _show_servers(report: "EndpointReport", *, json: bool, output: Path | None) -> None:
     from betoken.bench.audit_endpoints import to_json, words
 
-    save(output, to_json(report))
     if json:
         print(to_json(report))
+        save(output, to_json(report))
         return
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for line in words(report):
-        console.print(line)
+        console.print(printable(line))
     if not report.complete:
         console.print("Interrupted: this is what was found until then.")
+    save(output, to_json(report))

@@ -1,6 +1,7 @@
 """What the commands share: options, errors as users read them, a sign of life."""
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +27,7 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except BetokenError as error:
-        line = " ".join(str(error).split())
+        line = printable(" ".join(str(error).split()))
         Console(stderr=True, soft_wrap=True).print(Text(f"error: {line}", style="red"))
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
@@ -50,10 +51,28 @@ def progress(total: int, done: int = 0) -> Iterator[Callable[[str], None]]:
         yield lambda what: bar.update(task, description=what, advance=1)
 
 
+def printable(text: str) -> str:
+    """With escapes for halves of characters (lone surrogates), which no terminal takes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def check_place(output: Path | None) -> None:
     """Raise BetokenError before the work, where a file could not be written after it."""
-    if output is not None and not output.parent.is_dir():
-        raise BetokenError(f"{output} cannot be written: {output.parent} is no folder")
+    if output is None:
+        return
+    try:
+        if output.exists() and not output.is_file():
+            raise BetokenError(
+                f"{output} cannot be written: it is {'a folder' if output.is_dir() else 'no plain file'}"
+            )
+        if not output.parent.is_dir():
+            raise BetokenError(f"{output} cannot be written: {output.parent} is no folder")
+        # A report is written beside its place first, and then renamed.
+        with tempfile.TemporaryFile(dir=output.parent):
+            pass
+    except (OSError, ValueError) as failure:
+        reason = getattr(failure, "strerror", None) or failure
+        raise BetokenError(f"{output} cannot be written: {reason}") from failure
 
 
 def save(output: Path | None, text: str) -> None:
