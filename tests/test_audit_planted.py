@@ -145,7 +145,7 @@ def test_a_method_that_drafted_nothing_is_marked(setup: Setup, tmp_path: Path) -
 
 
 def test_plain_has_no_options() -> None:
-    with pytest.raises(ParameterError, match="without options"):
+    with pytest.raises(ParameterError, match="it has no options"):
         chosen(["plain:k=1"], with_draft=True)
 
 

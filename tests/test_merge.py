@@ -102,7 +102,7 @@ def test_members_see_as_many_tokens_as_they_asked_for() -> None:
     assert min(reader.shown for reader in readers.values()) > 5
     first = watched.drafts[0]
     assert sorted(zip(first.tokens, first.scores or (), strict=True)) == [(0, 0.5), (2, MARGIN), (4, MARGIN)]
-    assert {source for source, *_ in proposer._calibration._cells} == {"ngram"}
+    assert {source for source, *_ in proposer._calibration._cells} == {"ngram", "all: ngram"}
 
 
 def test_a_wrong_member_loses_its_place() -> None:

@@ -117,7 +117,8 @@ class Merge(BaseProposer):
     def _learn(self, laid: _Laid, tokens: Sequence[int]) -> None:
         for node, hit in judged(laid.draft, tokens):
             claims, depth = laid.claims[node], laid.draft.depths[node]
-            for name, score in (*claims, (_together(claims), laid.joint[node])):
+            together = [(_together(claims), laid.joint[node])] if claims else []  # a pinned node is nobody's claim
+            for name, score in (*claims, *together):
                 self._calibration.learn(name, score, depth, hit)
 
     def forget(self) -> None:
