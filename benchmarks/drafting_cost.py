@@ -15,7 +15,7 @@ from statistics import median, quantiles
 
 import numpy as np
 
-from betoken.memory.growth import BLEND
+from betoken.memory import BLEND
 from betoken.memory.library import Library
 from betoken.memory.reader import Reader
 from betoken.trace import read

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from betoken.errors import BetokenError
+from betoken.memory import BLEND, LONGEST_MATCH
 from betoken.memory.beliefs import KINDS
-from betoken.memory.growth import BLEND, LONGEST_MATCH
 from betoken.memory.library import Library
 from betoken.memory.reader import Nodes, Reader
 

@@ -3,3 +3,7 @@
 `trie` holds the data structure, `index` one index, `library` indexes of many namespaces, `beliefs` how far to trust what
 is found, `growth` the trees that follow from it.
 """
+
+# How evidence becomes probabilities: all of it, each with the share it has earned; or the longest match alone. They stand
+# here because this module is light: those below import a compiler.
+BLEND, LONGEST_MATCH = 0, 1

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from betoken.memory import BLEND
 from betoken.memory.beliefs import EVIDENCE, HERE, MOST, THERE, collect, doubt, learn
 from betoken.memory.compiled import compiled
 from betoken.memory.trie import LENGTH, LONGEST, NONE, ORDER, PLACE, STATE, TOP, child, extend, top_row
@@ -17,7 +18,6 @@ from betoken.memory.trie import LENGTH, LONGEST, NONE, ORDER, PLACE, STATE, TOP,
 WIDTH = 12  # children a node may have
 LIKELIEST = 96  # tokens looked at for one node
 ENOUGH = 1e-4  # evidence below this share is not looked at
-BLEND, LONGEST_MATCH = 0, 1
 RESERVE = 2  # how sceptical LONGEST_MATCH is, in tokens
 
 

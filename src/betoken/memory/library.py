@@ -134,6 +134,7 @@ class Library:
 
     def _packed(self) -> dict[str, Ints]:
         names = [*self._shelves]
+        places = {name: place for place, name in enumerate(names)}
         texts = [self._shelves[name].index.tokens(text_id) for name, text_id in self.texts.values()]
         learnt = [shelf.learnt for shelf in self._shelves.values()]
         nothing = np.zeros(KINDS, np.float32)
@@ -142,7 +143,7 @@ class Library:
             "names": np.frombuffer(json.dumps(names).encode(), np.uint8),
             "learnt": np.stack([nothing, *(nothing if one is None else one for one in learnt)]),
             "numbers": np.array([*self.texts], np.int64),
-            "owners": np.array([names.index(name) for name, _ in self.texts.values()], np.int64),
+            "owners": np.array([places[name] for name, _ in self.texts.values()], np.int64),
             "lengths": np.array([len(text) for text in texts], np.int64),
             "tokens": np.concatenate([*texts, np.empty(0, np.int32)]),
         }

@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 
+from betoken.memory import BLEND
 from betoken.memory.beliefs import HERE, THERE, Weights, untaught
 from betoken.memory.growth import absorb, grow, locate, room_for
 from betoken.memory.index import CHUNK, Index
@@ -34,7 +35,7 @@ class Reading:
 class Reader:
     """What `mix` and `suffix` have in common.
 
-    rule:     how evidence becomes probabilities (`growth.BLEND`, `growth.LONGEST_MATCH`)
+    rule:     how evidence becomes probabilities (`memory.BLEND`, `memory.LONGEST_MATCH`)
     nodes:    of a draft, at most; floor: the least probable path
     ends:     tokens that end an output, so that nothing is drafted after them
     library:  where ended sequences go; remember: whether they do
@@ -147,7 +148,7 @@ def _warm_up() -> None:
     states[HERE] = here.state
     text, limits, ends = here.arrays.text, (1, 1), np.empty(0, np.int64)
     locate(there.arrays, text, 2, states[THERE])
-    grow(0, here.arrays, there.arrays, states, tree, text, 2, untaught(), limits, 0.0, ends)
+    grow(BLEND, here.arrays, there.arrays, states, tree, text, 2, untaught(), limits, 0.0, ends)
     here.reserve(1)
     here.arrays.text[2:4] = 1, NONE
     absorb(here.arrays, there.arrays, states, tree, 2, 3, untaught(), True)

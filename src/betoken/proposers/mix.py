@@ -6,10 +6,9 @@ them to believe, from every token that comes (`memory.beliefs`). The tree grows 
 
 from collections.abc import Iterable
 
+from betoken.memory import BLEND
 from betoken.proposers.base import Workshop, register
 from betoken.proposers.reading import ReadingProposer
-
-BLEND = 0  # growth.BLEND
 
 
 class Mix(ReadingProposer):

@@ -7,10 +7,9 @@ in L + 2, so a long one is followed far and a short one hardly; the rest goes by
 
 from collections.abc import Iterable
 
+from betoken.memory import LONGEST_MATCH
 from betoken.proposers.base import Workshop, register
 from betoken.proposers.reading import ReadingProposer
-
-LONGEST_MATCH = 1  # growth.LONGEST_MATCH
 
 
 class Suffix(ReadingProposer):
