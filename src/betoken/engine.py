@@ -88,6 +88,7 @@ class Engine:
     max_rows:   how many requests decode at once; the others wait
     chunk:      how many prompt tokens one prefill forward takes
     max_nodes:  how many nodes of a draft are fed; the rest is dropped, the last ones first
+    clock:      what `Stats` and the policy of `auto` go by; no text depends on it
 
     Raises ParameterError: here, where a value is out of range; from `step`, where a drawn draft of residual mode (one
     with `probs`) holds tokens that cannot be fed. To drop those would change the law; dropping by depth or place does
@@ -103,6 +104,7 @@ class Engine:
         max_rows: int = 32,
         chunk: int = 512,
         max_nodes: int = 128,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if acceptance not in ("exact", "residual"):
             raise ParameterError("acceptance", acceptance, '"exact" or "residual"')
@@ -112,6 +114,7 @@ class Engine:
         self.target, self.proposer = target, proposer
         self._residual = acceptance == "residual"
         self._max_rows, self._chunk, self._max_nodes = max_rows, chunk, max_nodes
+        self._clock = clock
         self._ids = itertools.count()
         self._waiting: list[Running] = []
         self._live: list[Running] = []
@@ -206,21 +209,21 @@ class Engine:
         events = self._admit()
         if not self._live:
             return events
-        start = time.perf_counter()
+        start = self._clock()
         drafts = self._propose()
-        drafted = time.perf_counter()
+        drafted = self._clock()
         feeds = [Feed(seq.seq_id, self._unseen(seq), draft) for seq, draft in zip(self._live, drafts, strict=True)]
         scores = self.target.score(feeds)
-        scored = time.perf_counter()
+        scored = self._clock()
         verdicts = [
             self._verify(seq, scores, index, draft)
             for index, (seq, draft) in enumerate(zip(self._live, drafts, strict=True))
         ]
-        self._observe(drafts, verdicts, scores)
+        self._observe(drafts, verdicts, scores, scored - drafted)
         events += [
             self._event(seq, draft, verdict) for seq, draft, verdict in zip(self._live, drafts, verdicts, strict=True)
         ]
-        self._clock(drafted - start, scored - drafted, time.perf_counter() - scored)
+        self._time(drafted - start, scored - drafted, self._clock() - scored)
         for seq in [seq for seq in self._live if seq.stops.reason is not None]:
             self._retire(seq)
         return events
@@ -246,20 +249,22 @@ class Engine:
 
     def _prefill(self, seq: Running) -> Event:
         """The prompt in chunks, no tree; its last forward gives the first token, which is no step."""
-        start = time.perf_counter()
+        start = self._clock()
         prompt, row = seq.request.prompt, seq.seq_id
         for begin in range(self.target.length(row), len(prompt), self._chunk):
             scores = self.target.score([Feed(row, prompt[begin : begin + self._chunk])])
             self.target.commit(row, ())
         verdict = self._keep(seq, _exact(seq.sampler, scores, 0, EMPTY))
-        seq.stats.prefill_s += time.perf_counter() - start
+        seq.stats.prefill_s += self._clock() - start
         return self._event(seq, EMPTY, verdict)
 
     def _propose(self) -> list[Draft]:
         if self.proposer is None:
             return [EMPTY] * len(self._live)
         info = self.target.info
-        drafts = self.proposer.propose(ProposeContext([seq.view() for seq in self._live], self._residual))
+        drafts = self.proposer.propose(
+            ProposeContext([seq.view() for seq in self._live], self._residual, len(self._live))
+        )
         if not info.can_branch:
             drafts = [trunk(draft) for draft in drafts]
         if self._residual:
@@ -292,12 +297,12 @@ class Engine:
             seq.stops.reason = FinishReason.ABORT
         return verdict if kept == len(verdict.tokens) else Verdict(verdict.path[:kept], verdict.tokens[:kept])
 
-    def _observe(self, drafts: list[Draft], verdicts: list[Verdict], scores: Scores) -> None:
+    def _observe(self, drafts: list[Draft], verdicts: list[Verdict], scores: Scores, seconds: float) -> None:
         if self.proposer is None:
             return
         k = self.proposer.needs.top_ids
         top_ids = [scores.top_ids(index, k) for index in range(len(drafts))] if k else []
-        self.proposer.observe(ObserveContext([seq.view() for seq in self._live], drafts, verdicts, top_ids))
+        self.proposer.observe(ObserveContext([seq.view() for seq in self._live], drafts, verdicts, top_ids, seconds))
 
     def _event(self, seq: Running, draft: Draft, verdict: Verdict) -> Event:
         name = self.proposer.name if self.proposer is not None else TARGET
@@ -305,7 +310,7 @@ class Engine:
         sources = (name,) * accepted + (TARGET,) * (len(verdict.tokens) - accepted)
         return Event(seq.seq_id, verdict.tokens, sources, seq.stops.take_text(), seq.stops.reason, seq.stats)
 
-    def _clock(self, draft_s: float, verify_s: float, host_s: float) -> None:
+    def _time(self, draft_s: float, verify_s: float, host_s: float) -> None:
         rows = len(self._live)
         for seq in self._live:
             seq.stats.draft_s += draft_s / rows

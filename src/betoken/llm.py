@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, overload
 
+from betoken.curves import TEXT, curve_of
 from betoken.decoding import Answer, Ask, Room, Steps, drain, texts
 from betoken.engine import Engine
 from betoken.errors import BetokenError, ParameterError, PromptError
@@ -18,6 +19,7 @@ from betoken.loading import Loaded, Source, describe, load, quiet
 from betoken.methods import proposer_of, spelt
 from betoken.outputs import Result
 from betoken.params import SEED_LIMIT, SamplingParams
+from betoken.policy.cost import Measured
 from betoken.prompts import Prompt, checked_ids, is_single, one_each, reference_ids, references
 from betoken.proposers.base import Workshop, methods
 from betoken.recording import Recording, spoken_name
@@ -61,7 +63,10 @@ class LLM:
         max_context: int | None = None,
         pack: bool | None = None,
         reproducible: bool = False,
+        recalibrate: bool = False,
     ) -> None:
+        self._recalibrate = recalibrate
+        self._measured: Measured | None = None
         self.method = method or ("draft" if draft is not None else "ngram")
         if options is not None and not isinstance(options, Mapping):
             raise ParameterError("options", options, 'a mapping such as {"k": 4}')
@@ -102,6 +107,13 @@ class LLM:
     def target(self) -> HFTarget:
         """The model as the engine sees it."""
         return self._target
+
+    def curve(self) -> Measured:
+        """What the target's forward passes take on this machine: measured at the first call, or before and kept on disk."""
+        if self._measured is None:
+            text, rows = self._encode(TEXT, special=False) or [0], self._engine_settings["max_rows"]
+            self._measured = curve_of(self._target, text, max_rows=rows, again=self._recalibrate)
+        return self._measured
 
     def memory(self, method: str | None = None, options: Options | None = None) -> Any:
         """What a method remembers of earlier answers, by default this LLM's own: a `memory.library.Library`, to save, load
@@ -362,7 +374,8 @@ class LLM:
                     f"a stream of {room.method} is still open; close it, or read it to its end, before using {name}"
                 )
         if key not in self._rooms:
-            proposer = proposer_of(name, Workshop(self._target.info, self._draft, given))
+            curve = self.curve() if name == "auto" else None
+            proposer = proposer_of(name, Workshop(self._target.info, self._draft, given, curve))
             self._rooms[key] = Room(name, Engine(self._target, proposer, **self._engine_settings), self._listeners)
         return self._rooms[key]
 

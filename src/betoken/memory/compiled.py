@@ -1,7 +1,7 @@
 """Compiling, once after installation, and finding what was compiled again.
 
 Numba's own cache asks only whether a function's file has changed, not the files of what it calls. Here the folder is named
-after all of this package's sources, so that no process runs yesterday's code.
+after the sources of both packages that compile, so that no process runs yesterday's code.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ def compiled(function: Callable[..., Any]) -> Any:
 def folder() -> str:
     """Where the machine code lies: NUMBA_CACHE_DIR, else beside the sources, else in the user's cache."""
     own = hashlib.sha256(numba.__version__.encode())
-    for source in sorted(HERE.glob("*.py")):
+    for source in (*sorted(HERE.glob("*.py")), *sorted((HERE.parent / "policy").glob("*.py"))):
         own.update(source.read_bytes())
     name = f"numba-{own.hexdigest()[:16]}"
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "betoken"

@@ -3,6 +3,7 @@
 A proposer may propose anything: the engine drops what cannot be fed, and verification keeps only what the target says itself.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -40,12 +41,21 @@ class SeqView:
     namespace: str = ""  # whose it is: what is remembered of others' sequences must not be used for it
 
 
+# For each sequence that may go on, its id and the scores down to its likeliest last node: whether to draft a level more.
+Levels = Callable[[Sequence[tuple[int, Sequence[float]]]], list[bool]]
+
+
 @dataclass(frozen=True, slots=True)
 class ProposeContext:
     """What `propose` is given: the sequences that decode in this step."""
 
     seqs: Sequence[SeqView]
     stochastic: bool = False  # residual mode: drafts must carry `probs`, or be deterministic
+    rows: int = 0  # how many rows the pass will have, those nobody drafts for included
+    least: float = 0.0  # a node whose path is less probable is of no use
+    pays: "Levels | None" = (
+        None  # who says, level by level, whether to draft on; None: nobody, draft as you are used to
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,7 @@ class ObserveContext:
     drafts: Sequence[Draft]
     verdicts: Sequence[Verdict]
     top_ids: Sequence[npt.NDArray[Any]] = ()
+    seconds: float = 0.0  # what the forward pass took
 
 
 class Proposer(Protocol):
@@ -105,6 +116,8 @@ class Workshop:
     target: TargetInfo
     draft: Target | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    curve: Any = None  # what the target's forward passes take (`policy.cost.Curve`), where somebody has measured
+    clock: Callable[[], float] = time.perf_counter
 
 
 Factory = Callable[[Workshop], Proposer]

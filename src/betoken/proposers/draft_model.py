@@ -79,6 +79,15 @@ class _Tree:
             node = self.parents[node]
         return tokens[::-1]
 
+    def scores_down(self) -> list[float]:
+        """The scores down to the likeliest node of the frontier."""
+        node = max(self.frontier, key=lambda node: self.values[node] if node != ROOT else 1.0)
+        scores: list[float] = []
+        while node != ROOT:
+            scores.append(self.scores[node])
+            node = self.parents[node]
+        return scores[::-1]
+
     def add(self, parent: int, token: int, score: float) -> int:
         self.tokens.append(token)
         self.parents.append(parent)
@@ -141,13 +150,23 @@ class DraftModel(BaseProposer):
         self._pending = {seq.seq_id: _Tree(seq, self._depth(seq)) for seq in ctx.seqs if self._fits(seq)}
         for level in range(self._k):
             growing = [tree for tree in self._pending.values() if tree.frontier and level < tree.depth]
+            growing = self._paying(growing, ctx)
             if not growing:
                 break
             scores = self._model.score([self._feed(tree) for tree in growing])
             for index, tree in enumerate(growing):
                 tree.fed, tree.levels = len(tree.tokens), level + 1
-                tree.frontier = self._grow(tree, scores, index, ctx.stochastic)
+                tree.frontier = self._grow(tree, scores, index, ctx)
         return [self._finish(seq, ctx.stochastic) for seq in ctx.seqs]
+
+    def _paying(self, growing: list[_Tree], ctx: ProposeContext) -> list[_Tree]:
+        """Those for which the caller thinks that one more level pays. A tree that is stopped stays so."""
+        if ctx.pays is None or not growing:
+            return growing
+        going = ctx.pays([(tree.seq.seq_id, tree.scores_down()) for tree in growing])
+        for tree, goes in zip(growing, going, strict=True):
+            tree.frontier = tree.frontier if goes else []
+        return [tree for tree, goes in zip(growing, going, strict=True) if goes]
 
     def _depth(self, seq: SeqView) -> int:
         return self._paces[seq.seq_id].depth(min(self._k, seq.room)) if seq.room > 0 else 0
@@ -158,11 +177,11 @@ class DraftModel(BaseProposer):
             return Feed(tree.seq.seq_id, tuple(unseen))
         return Feed(tree.seq.seq_id, (), Draft(tuple(tree.tokens), tuple(tree.parents)), tree.fed)
 
-    def _grow(self, tree: _Tree, scores: Scores, index: int, stochastic: bool) -> list[int]:
-        """Give every frontier node its children; returns the next frontier."""
-        if stochastic:
+    def _grow(self, tree: _Tree, scores: Scores, index: int, ctx: ProposeContext) -> list[int]:
+        """Give every frontier node its children; returns the next frontier. Scores cost time: none where nobody asks for them."""
+        if ctx.stochastic:
             return self._draw(tree, scores, index)
-        if self._width == 1 and tree.seq.sampler.takes_argmax and self._min_value == 0:
+        if self._width == 1 and tree.seq.sampler.takes_argmax and self._min_value == 0 and ctx.pays is None:
             token = scores.emit(index, tree.frontier[0], tree.seq.sampler)
             return [tree.add(tree.frontier[0], -1 if token is None else token, 1.0)]
         grown: list[int] = []

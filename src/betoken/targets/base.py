@@ -20,6 +20,9 @@ class TargetInfo:
     context: int | None = None
     can_branch: bool = True
     can_rollback: bool = True
+    has_logits: bool = True  # False for a recording
+    experts: int = 0  # how many a mixture of experts has, 0 for a dense model; and how many of them see a token
+    active_experts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

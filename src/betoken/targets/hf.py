@@ -51,6 +51,7 @@ class HFTarget:
         model.eval()
         self._plan: MaskPlan = mask_plan(model)
         self._width = 8 if reproducible else 1
+        self.ways = {"pack": pack is not False, "reproducible": reproducible}  # of those that take other times
         self._device = model.device
         self._dtype = model.dtype
         self._cache = SlotCache(self._plan.num_layers, device=self._device)

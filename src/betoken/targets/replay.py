@@ -26,7 +26,7 @@ class ReplayTarget:
     """A recording as a target. `record(row, tokens)` says what a row is to say: the whole conversation, contexts too."""
 
     def __init__(self, vocab_size: int, eos_ids: Iterable[int] = (), name: str = "a recording") -> None:
-        self.info = TargetInfo(name, vocab_size, frozenset(eos_ids))
+        self.info = TargetInfo(name, vocab_size, frozenset(eos_ids), has_logits=False)
         self._rows: dict[int, _Row] = {}
         self._recorded: dict[int, Sequence[int]] = {}
 

@@ -1,0 +1,175 @@
+"""What a forward pass takes: T(rows, width, context), measured before (`measuring`) and corrected by every pass of a run. No torch.
+
+Width is the root and the nodes of the widest draft, since a batch is padded to it. Two corrections are kept apart: how fast the machine
+is just now, which hits every width alike and so changes no decision; and how far one width is off compared with the others. Both are
+medians: a neighbour who takes the processor for a second moves the first and leaves the second.
+"""
+
+import math
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Point = tuple[int, int, int]  # rows, width, context
+
+# Widths in one class are corrected alike: up to here each.
+CLASSES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 4096)
+# Passes that have a say in what the machine does now, and in what a class is off; the latter's doubt, in passes.
+NOW, LATELY, DOUBT = 9, 25, 3
+# The factors are worked out anew after so many passes.
+STALE = 8
+# What is assumed of a target nobody has measured: a pass of a millisecond, a row more in it a fiftieth.
+UNKNOWN: Mapping[Point, float] = {(1, 1, 1): 1e-3, (1, 64, 1): 1e-3 * (1 + 63 / 50)}
+
+
+class Curve(Protocol):
+    """What forward passes take."""
+
+    def seconds(self, rows: int, context: int, nodes: int) -> Floats:
+        """`[1 + nodes]`: a pass of so many rows whose widest draft has 0, 1, ... nodes. Read only."""
+
+    def learn(self, rows: int, width: int, context: int, seconds: float) -> None:
+        """A pass took so long."""
+
+    @property
+    def pace(self) -> float:
+        """How slow the machine is just now: what passes take over what `seconds` says."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A curve that is given, for replays: seconds (or any unit) for each width; between them, and after, straight lines."""
+
+    points: Mapping[int, float]
+    pace: float = 1.0
+    _known: dict[tuple[int, int], Floats] = field(default_factory=dict)
+
+    def seconds(self, rows: int, context: int, nodes: int) -> Floats:
+        if (rows, nodes) not in self._known:
+            self._known[rows, nodes] = _along(self.points, rows * np.arange(1, nodes + 2, dtype=np.float64))
+        return self._known[rows, nodes]
+
+    def learn(self, rows: int, width: int, context: int, seconds: float) -> None:
+        """Nothing to learn."""
+
+
+@dataclass(slots=True)
+class _Off:
+    """By how much passes of one class are off, in log-seconds."""
+
+    lately: deque[float] = field(default_factory=lambda: deque(maxlen=LATELY))
+
+    @property
+    def shift(self) -> float:
+        return median(self.lately) * len(self.lately) / (len(self.lately) + DOUBT)
+
+
+class Measured:
+    """A measured curve, corrected while it is used.
+
+    points: seconds of passes, by rows, width and context; UNKNOWN where nobody has measured
+    """
+
+    def __init__(self, points: Mapping[Point, float] = UNKNOWN) -> None:
+        self.points = dict(points)
+        self.measured = points is not UNKNOWN
+        self.passes = 0
+        self._off: dict[tuple[int, int], _Off] = {}
+        self._now: deque[float] = deque(maxlen=NOW)
+        self._known: dict[tuple[int, int, int], tuple[int, Floats]] = {}
+        self._base: dict[tuple[int, int, int], Floats] = {}
+
+    @property
+    def pace(self) -> float:
+        return math.exp(median(self._now)) if self._now else 1.0
+
+    def seconds(self, rows: int, context: int, nodes: int) -> Floats:
+        key = rows, context.bit_length(), nodes
+        known = self._known.get(key)
+        if known is None or self.passes - known[0] >= STALE:
+            known = self._known[key] = self.passes, self._corrected(*key)
+        return known[1]
+
+    def learn(self, rows: int, width: int, context: int, seconds: float) -> None:
+        if not 1e-9 < seconds < 1e6:  # a clock that stood still, ran backwards, or jumped
+            return
+        self.passes += 1
+        base = self._uncorrected(rows, context.bit_length(), width - 1)[-1]
+        off = self._off.setdefault((rows, bisect_left(CLASSES, width)), _Off())
+        residual = math.log(seconds / base)
+        self._now.append(residual - (off.shift if off.lately else 0.0))
+        off.lately.append(residual - median(self._now))
+
+    def _corrected(self, rows: int, bits: int, nodes: int) -> Floats:
+        base = self._uncorrected(rows, bits, nodes)
+        seen = sorted(kind for row, kind in self._off if row == rows)
+        if not seen:
+            return base
+        shifts = [self._off[rows, kind].shift for kind in seen]
+        return base * np.exp(np.interp(np.arange(1, nodes + 2), [CLASSES[kind] for kind in seen], shifts))
+
+    def _uncorrected(self, rows: int, bits: int, nodes: int) -> Floats:
+        """Of a context in the middle between 2 ** (bits - 1) and 2 ** bits."""
+        key = rows, bits, nodes
+        if key not in self._base:
+            if len(self._base) > 4096:
+                self._base.clear()
+            self._base[key] = self._interpolated(rows, 0.75 * 2**bits, np.arange(1, nodes + 2, dtype=np.float64))
+        return self._base[key]
+
+    def _interpolated(self, rows: int, context: float, widths: Floats) -> Floats:
+        """Straight lines between what was measured: along rows, then along contexts."""
+        many = sorted({row for row, _, _ in self.points})
+        if rows > many[-1]:
+            # More rows than ever measured: as if the most measured ones were wider.
+            return self._interpolated(many[-1], context, widths * rows / many[-1])
+        return _between(rows, many, lambda row: self._of_rows(row, context, widths))
+
+    def _of_rows(self, rows: int, context: float, widths: Floats) -> Floats:
+        contexts = sorted({long for row, _, long in self.points if row == rows})
+        least = min(contexts, key=lambda long: -len(self._line(rows, long)))  # the one most is known of
+        line = _along(self._line(rows, least), widths)
+        other = [long for long in contexts if long != least]
+        if not other:
+            return line * self._context_factor(rows, least, context)
+        far = _along(self._line(rows, other[-1]), widths)
+        share = (context - least) / (other[-1] - least)
+        return np.maximum(line + (far - line) * share, 0.5 * line)
+
+    def _context_factor(self, rows: int, known: int, context: float) -> float:
+        """For rows measured at one context only: as one row's passes grow with it."""
+        if rows == 1 or not any(row == 1 for row, _, _ in self.points):
+            return 1.0
+        one = np.ones(1)
+        return float(self._of_rows(1, context, one)[0] / self._of_rows(1, float(known), one)[0])
+
+    def _line(self, rows: int, context: int) -> dict[int, float]:
+        return {width: s for (row, width, long), s in self.points.items() if row == rows and long == context}
+
+
+def _along(line: Mapping[int, float], widths: Floats) -> Floats:
+    """Straight lines between the points, never downwards; past the last one on as the last half of the line goes."""
+    known = np.array(sorted(line), dtype=np.float64)
+    seconds = np.maximum.accumulate([line[int(width)] for width in known])
+    found = np.interp(widths, known, seconds)
+    if len(known) > 1:
+        half = len(known) // 2 - (len(known) == 2)
+        slope = (seconds[-1] - seconds[half]) / (known[-1] - known[half])
+        found = found + np.maximum(widths - known[-1], 0) * slope
+    return np.asarray(found, dtype=np.float64)
+
+
+def _between(value: int, known: list[int], of: Callable[[int], Floats]) -> Floats:
+    place = bisect_left(known, value)
+    if place == 0 or known[place] == value:
+        return of(known[place])
+    low, high = known[place - 1], known[place]
+    share = (value - low) / (high - low)
+    return of(low) * (1 - share) + of(high) * share

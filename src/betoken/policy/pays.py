@@ -1,0 +1,87 @@
+"""What asking a drafter has been worth, and what it took: whether to ask it again, now. No torch.
+
+Worth is counted in tokens: how much more the whole tree was expected to add after the answer than before it, nodes' own cost taken off
+(`Claims.add`). It depends on what is there already: a drafter that only repeats a certain copy adds nothing to it. So it is kept by
+situation; for all requests together, and for each request, whose own experience soon outweighs the others' and is slowly forgotten.
+"""
+
+from bisect import bisect_left
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import median
+
+# Situations: what the tree adds already, in tokens; where nobody was asked yet, how deep the last step's tree was right.
+ADDED = (0.05, 0.15, 0.35, 0.7, 1.5, 3.0, 6.0, 12.0)
+RIGHT = (0, 2)
+UNKNOWN, SITUATIONS = len(RIGHT) + 1, len(RIGHT) + 2 + len(ADDED) + 1
+# What a drafter is hoped to be worth before it was asked, and how many answers that hope outweighs.
+HOPE, HOPED = 0.7, 1.0
+FADE, OWN_FADE = 0.97, 0.9
+# So many answers of others are as good as one's own; one's own fade by so much a step.
+OTHERS, FORGET = 2.0, 0.985
+LATELY = 15
+
+
+def situation(added: float, right: int | None, *, first: bool) -> int:
+    """Where a row stands. right: how deep the last step's tree was right, None where nobody was asked then."""
+    if first:
+        return UNKNOWN if right is None else bisect_left(RIGHT, right)
+    return UNKNOWN + 1 + bisect_left(ADDED, added)
+
+
+@dataclass(slots=True)
+class Experience:
+    """Answers, fading: how many, and what they were worth together, by situation."""
+
+    count: list[float]
+    worth: list[float]
+
+    @staticmethod
+    def none() -> "Experience":
+        return Experience([0.0] * SITUATIONS, [0.0] * SITUATIONS)
+
+    @staticmethod
+    def hopeful() -> "Experience":
+        return Experience([HOPED] * SITUATIONS, [HOPE * HOPED] * SITUATIONS)
+
+    def learn(self, where: int, worth: float, fade: float) -> None:
+        self.count[where] = self.count[where] * fade + 1
+        self.worth[where] = self.worth[where] * fade + worth
+
+    def forget(self, share: float) -> None:
+        self.count = [count * share for count in self.count]
+        self.worth = [worth * share for worth in self.worth]
+
+
+@dataclass(slots=True)
+class Lately:
+    """The median of a number lately: what one odd moment does not move."""
+
+    values: deque[float] = field(default_factory=lambda: deque(maxlen=LATELY))
+    middle: float = 0.0
+
+    def learn(self, value: float) -> None:
+        self.values.append(value)
+        self.middle = median(self.values)
+
+
+@dataclass(slots=True)
+class Price:
+    """What asking one drafter takes, in seconds a row, at the machine's usual pace."""
+
+    seconds: Lately = field(default_factory=Lately)
+    following: Lately = field(default_factory=Lately)  # of observing what came of it
+
+    @property
+    def known(self) -> bool:
+        return bool(self.seconds.values)
+
+    @property
+    def row(self) -> float:
+        return self.seconds.middle + self.following.middle
+
+
+def expected(shared: Experience, own: Experience, where: int) -> float:
+    """What one more answer is expected to be worth, in tokens."""
+    others = OTHERS * shared.worth[where] / shared.count[where]
+    return (own.worth[where] + others) / (own.count[where] + OTHERS)

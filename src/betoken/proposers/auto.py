@@ -1,0 +1,390 @@
+"""`auto`: nobody chooses a method or a length. Every step decides, from measured cost and calibrated acceptance, whom to ask and what
+to feed; nothing is always among the choices.
+
+Members are asked in turn, the cheap ones first, each only where what it is expected to add to the tree so far pays for its time
+(`policy.pays`); a draft model is stopped level by level by the same rule. Their trees are laid over each other (`policy.claims`), and
+as many of the likeliest nodes are fed as bring in more than the time they add (`policy.cost`) is worth at the tokens per second that
+are being made. A batch has one budget, for it is as wide as its widest row.
+
+Decisions follow the clock; the text cannot, since the walk keeps only what the target says itself.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from betoken.draft import EMPTY, Draft
+from betoken.errors import BetokenError, ParameterError
+from betoken.policy.cost import Curve, Measured
+from betoken.policy.pays import FADE, FORGET, OWN_FADE, Experience, Lately, Price, expected, situation
+from betoken.proposers.base import (
+    BaseProposer,
+    Needs,
+    ObserveContext,
+    ProposeContext,
+    Proposer,
+    SeqView,
+    Workshop,
+    budget_of,
+    build,
+    methods,
+    register,
+)
+
+if TYPE_CHECKING:
+    from betoken.policy.claims import Claims
+
+NAME = "auto"
+LOG = logging.getLogger("betoken.auto")
+MOST_NODES = 512
+# Of the time that passes, this share may go to asking drafters that do not seem to pay.
+EXPLORE = 0.01
+# How quickly the rate of tokens follows, a step; how much this step's own prospects say about it.
+RATE_FADE, PROSPECT = 0.99, 0.0
+# Nodes less likely than this share of what a node must be worth need not be drafted: calibration may still raise them.
+SLACK = 0.25
+HEATS = (0.0, 0.6)
+
+
+@dataclass(slots=True)
+class _Row:
+    """What is known of one sequence."""
+
+    heat: int
+    claims: "Claims"
+    own: list[Experience]
+    begun: set[int] = field(default_factory=set)
+    dropped: set[int] = field(default_factory=set)
+    asked: list[int] = field(default_factory=list)
+    added: float = 0.0
+    right: int | None = None
+    expected: float = 0.0
+
+
+@dataclass(slots=True)
+class _Step:
+    """What the last step decided, until it is observed."""
+
+    rows: int = 0
+    context: int = 0
+    nodes: int = 0
+    expected: float = 0.0
+    seconds: float = 0.0  # predicted, at the usual pace: the pass, and asking
+    spent: float = 0.0  # measured: asking and deciding
+
+
+class Auto(BaseProposer):
+    """Members by name, in the order they are asked.
+
+    curve:   what forward passes take; unknown at first where none is given, and learnt
+    nodes:   of a draft, at most
+    explore: the share of time that asking drafters which do not seem to pay may take
+    Raises ParameterError.
+    """
+
+    name = NAME
+
+    def __init__(
+        self,
+        members: Mapping[str, Proposer],
+        *,
+        curve: Curve | None = None,
+        nodes: int = 64,
+        explore: float = EXPLORE,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if isinstance(nodes, bool) or not isinstance(nodes, int) or not 1 <= nodes <= MOST_NODES:
+            raise ParameterError("nodes", nodes, f"a whole number from 1 to {MOST_NODES}")
+        if isinstance(explore, bool) or not isinstance(explore, int | float) or not 0 <= explore <= 1:
+            raise ParameterError("explore", explore, "a number from 0 to 1")
+        from betoken.policy.claims import MOST, Records
+
+        if len(members) > MOST:
+            raise ParameterError("of", "+".join(members), f"at most {MOST} methods")
+        self._names, self._members = [*members], [*members.values()]
+        self._curve: Curve = Measured() if curve is None else curve
+        self._nodes, self._explore, self._clock = nodes, float(explore), clock
+        self.needs = Needs(max((member.needs.top_ids for member in self._members), default=0))
+        self._records: list[Records] = [Records() for _ in range(len(HEATS) + 1)]
+        self._rows: dict[int, _Row] = {}
+        self._learnt_nothing()
+
+    def _learnt_nothing(self) -> None:
+        count = len(self._members)
+        self._shared = [[Experience.hopeful() for _ in range(count)] for _ in self._records]
+        self._prices = [Price() for _ in range(count)]
+        self._levels = Lately()
+        self._tokens, self._passes, self._speedup = (
+            1.0,
+            1.0,
+            1.0,
+        )  # a row's, and how many plain passes they took; fading
+        self._allowance = 0.0
+        self._since = [0] * count
+        self._step = _Step()
+
+    @property
+    def library(self) -> Any:
+        """What a member remembers of earlier answers; None where none does."""
+        return next((library for m in self._members if (library := getattr(m, "library", None))), None)
+
+    def begin(self, seq: SeqView) -> None:
+        """Members are begun when they are first asked: a draft model that is never asked need not read the prompt. Those that
+        remember what is said are begun at once."""
+        from betoken.policy.claims import Claims
+
+        temperature = seq.sampler.params.temperature
+        heat = sum(temperature > edge for edge in HEATS)
+        claims = Claims(self._records[heat], self._room)
+        row = self._rows[seq.seq_id] = _Row(heat, claims, [Experience.none() for _ in self._members])
+        for index, member in enumerate(self._members):
+            if getattr(member, "library", None) is not None:
+                self._begin(index, [(seq, row)])
+
+    @property
+    def _room(self) -> int:
+        return 2 * self._nodes + 64
+
+    def _begin(self, index: int, pairs: Sequence[tuple[SeqView, _Row]]) -> None:
+        for seq, row in pairs:
+            if index not in row.begun:
+                row.begun.add(index)
+                self._guarded(index, [(seq, row)], lambda seq=seq: self._members[index].begin(seq))  # type: ignore[misc]
+
+    def propose(self, ctx: ProposeContext) -> list[Draft]:
+        if ctx.stochastic:
+            raise ParameterError(
+                "method", NAME, 'a method by name where acceptance is "residual": auto keeps nodes by value'
+            )
+        start = self._clock()
+        rows, context = max(ctx.rows, len(ctx.seqs)), max(len(seq.tokens) for seq in ctx.seqs)
+        seconds = self._curve.seconds(rows, context, self._nodes)
+        rate = self._speedup * rows / seconds[0]
+        wide = min(32, self._nodes)
+        least = float(rate * (seconds[wide] - seconds[0]) / wide / rows)
+        pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
+        for _, row in pairs:
+            row.claims.clear()
+            row.asked.clear()
+            row.added = 0.0
+        asking = sum(self._ask_where_it_pays(index, pairs, rate, least) for index in range(len(self._members)))
+        drafts = self._choose(pairs, rows, seconds, asking)
+        step = self._step
+        step.context, step.spent = context, self._clock() - start
+        return drafts
+
+    def _ask_where_it_pays(self, index: int, pairs: Sequence[tuple[SeqView, _Row]], rate: float, least: float) -> float:
+        """Returns the seconds that took, at the usual pace."""
+        asked = [(seq, row) for seq, row in pairs if self._pays(index, seq, row, rate)]
+        if not asked:
+            self._since[index] += 1
+            return 0.0
+        self._since[index] = 0
+        start = self._clock()
+        self._begin(index, asked)
+        drafts = self._drafts(index, asked, rate, least)
+        took = (self._clock() - start) / self._curve.pace
+        self._prices[index].seconds.learn(took / len(asked))
+        for (_, row), draft in zip(asked, drafts, strict=True):
+            self._take(index, row, draft, least)
+        return took
+
+    def _pays(self, index: int, seq: SeqView, row: _Row, rate: float) -> bool:
+        if index in row.dropped or seq.room < 1 or not self._able(index, seq):
+            return False
+        where = situation(row.added, row.right, first=not row.asked)
+        price = self._prices[index]
+        cost = rate * price.row
+        if not price.known or expected(self._shared[row.heat][index], row.own[index], where) > cost:
+            return True
+        if self._allowance >= price.row and self._since[index] >= max(self._since):
+            self._allowance -= price.row
+            return True
+        return False
+
+    def _able(self, index: int, seq: SeqView) -> bool:
+        return self._names[index] != "reference" or bool(seq.reference)
+
+    def _drafts(self, index: int, pairs: Sequence[tuple[SeqView, _Row]], rate: float, least: float) -> Sequence[Draft]:
+        levels = _Levels(self, index, pairs, rate, least)
+        ctx = ProposeContext([seq for seq, _ in pairs], rows=len(pairs), least=SLACK * least, pays=levels)
+        drafts = self._guarded(index, pairs, lambda: self._members[index].propose(ctx))
+        good = isinstance(drafts, Sequence) and len(drafts) == len(pairs)
+        if not good or not all(isinstance(draft, Draft) for draft in drafts):
+            if drafts is not None:
+                self._drop(index, pairs, "it returned something else than one draft a sequence")
+            return [EMPTY] * len(pairs)
+        return drafts
+
+    def _take(self, index: int, row: _Row, draft: Draft, least: float) -> None:
+        where = situation(row.added, row.right, first=not row.asked)
+        row.asked.append(index)
+        added = row.claims.add(index, draft, least)
+        worth = added - row.added
+        self._shared[row.heat][index].learn(where, worth, FADE)
+        row.own[index].learn(where, worth, OWN_FADE)
+        row.added = added
+
+    def _choose(self, pairs: Sequence[tuple[SeqView, _Row]], rows: int, seconds: Any, asking: float) -> list[Draft]:
+        """As wide as pays for the whole batch; each row's likeliest nodes up to there, for padding costs as much."""
+        gained = np.zeros(self._nodes + 1)
+        reached = []
+        for seq, row in pairs:
+            most = min(self._nodes, row.claims.size)
+            tokens = row.claims.reached()[:most]
+            reached.append(tokens)
+            if most:
+                gained[1 : most + 1] += tokens
+                gained[most + 1 :] += tokens[-1]
+        step = self._step
+        step.rows = rows
+        rates = (rows + gained) / (seconds + asking)
+        usual = self._speedup * rows / seconds[0]
+        rate = (1 - PROSPECT) * usual + PROSPECT * float(rates.max())
+        step.nodes = int(np.argmax(gained - rate * seconds)) if gained[-1] else 0
+        step.expected, step.seconds = float(rows + gained[step.nodes]), float(seconds[step.nodes] + asking)
+        for (_, row), tokens in zip(pairs, reached, strict=True):
+            row.expected = float(tokens[min(step.nodes, len(tokens)) - 1]) if step.nodes and len(tokens) else 0.0
+        return [row.claims.best(step.nodes) for _, row in pairs]
+
+    def observe(self, ctx: ObserveContext) -> None:
+        start = self._clock()
+        step, pace = self._step, self._curve.pace
+        emitted = 0
+        for seq, verdict in zip(ctx.seqs, ctx.verdicts, strict=True):
+            row = self._rows[seq.seq_id]
+            emitted += len(verdict.tokens)
+            row.right = row.claims.learn(verdict.tokens) if row.asked else None
+            for own in row.own:
+                own.forget(FORGET)
+        width = 1 + max(len(draft) for draft in ctx.drafts)
+        self._curve.learn(step.rows, width, step.context, ctx.seconds)
+        following = sum(self._follow(index, ctx, pace) for index in range(len(self._members)))
+        whole = step.seconds + following
+        plain = float(self._curve.seconds(step.rows, step.context, self._nodes)[0])
+        self._tokens = RATE_FADE * self._tokens + emitted / max(len(ctx.seqs), 1)
+        self._passes = RATE_FADE * self._passes + (whole / plain if plain > 0 else 1.0)
+        self._speedup = self._tokens / self._passes
+        self._allowance = min(
+            self._allowance + self._explore * whole, 8 * max((p.row for p in self._prices), default=0)
+        )
+        step.spent += self._clock() - start
+
+    def _follow(self, index: int, ctx: ObserveContext, pace: float) -> float:
+        """Show a member what came of it, for the rows it was asked for; returns the seconds, at the usual pace."""
+        places = [place for place, seq in enumerate(ctx.seqs) if index in self._rows[seq.seq_id].asked]
+        places = [place for place in places if index not in self._rows[ctx.seqs[place].seq_id].dropped]
+        if not places:
+            return 0.0
+        start = self._clock()
+        member = self._members[index]
+        k = member.needs.top_ids
+        shown = replace(
+            ctx,
+            seqs=[ctx.seqs[place] for place in places],
+            drafts=[ctx.drafts[place] for place in places],
+            verdicts=[ctx.verdicts[place] for place in places],
+            top_ids=[ctx.top_ids[place][:, :k] for place in places] if k else (),
+        )
+        pairs = [(seq, self._rows[seq.seq_id]) for seq in shown.seqs]
+        self._guarded(index, pairs, lambda: member.observe(shown))
+        took = (self._clock() - start) / pace
+        self._prices[index].following.learn(took / len(places))
+        return took
+
+    def _guarded(self, index: int, pairs: Sequence[tuple[SeqView, _Row]], call: Callable[[], Any]) -> Any:
+        """What a member says; None where it fails, and then it is not asked again for these rows."""
+        try:
+            return call()
+        except BetokenError:
+            raise  # the user's to mend
+        except Exception as failure:
+            self._drop(index, pairs, f"{type(failure).__name__}: {failure}")
+            return None
+
+    def _drop(self, index: int, pairs: Sequence[tuple[SeqView, _Row]], why: str) -> None:
+        LOG.warning("%s is not asked any more for this request: %s", self._names[index], why)
+        for _, row in pairs:
+            row.dropped.add(index)
+
+    def forget(self) -> None:
+        for records in self._records:
+            records.shared[:] = 0.0
+        self._learnt_nothing()
+        for member in self._members:
+            member.forget()
+
+    def end(self, seq_id: int) -> None:
+        row = self._rows.pop(seq_id, None)
+        for index in row.begun if row is not None else ():
+            try:
+                self._members[index].end(seq_id)
+            except Exception as failure:
+                LOG.warning("%s failed at the end of a request: %s", self._names[index], failure)
+
+
+class _Levels:
+    """Whether a draft model should read on, level by level."""
+
+    def __init__(
+        self, auto: Auto, index: int, pairs: Sequence[tuple[SeqView, _Row]], rate: float, least: float
+    ) -> None:
+        self._auto, self._index, self._rate, self._least = auto, index, rate, least
+        self._rows = {seq.seq_id: row for seq, row in pairs}
+        self._last = auto._clock()
+        self._count = 0
+
+    def __call__(self, frontier: Sequence[tuple[int, Sequence[float]]]) -> list[bool]:
+        """frontier: for each sequence that may go on its id and the scores down to its likeliest last node."""
+        auto = self._auto
+        now = auto._clock()
+        if self._count:
+            auto._levels.learn((now - self._last) / auto._curve.pace / self._count)
+        cost = self._rate * auto._levels.middle
+        going = [self._reach(seq_id, scores) - self._least > cost for seq_id, scores in frontier]
+        self._count, self._last = sum(going), now
+        return going
+
+    def _reach(self, seq_id: int, scores: Sequence[float]) -> float:
+        row, reach = self._rows[seq_id], 1.0
+        for depth, score in enumerate(scores, 1):
+            reach *= row.claims.calibrated(self._index, score, depth)
+        return reach * row.claims.rate(self._index)
+
+
+DEFAULT = ("reference", "mix", "recycling", "draft")
+
+
+def _members_of(of: Any, workshop: Workshop) -> dict[str, dict[str, Any]]:
+    """Names and options. By default all that can run here."""
+    if of is None:
+        able = {"recycling": workshop.target.has_logits, "draft": workshop.draft is not None}
+        return {name: {} for name in DEFAULT if able.get(name, True)}
+    named = of if isinstance(of, Mapping) else {name: {} for name in str(of).split("+")}
+    possible = [name for name in methods() if name not in ("plain", "merge", "lookahead", NAME)]
+    if not named or not all(name in possible for name in named):
+        raise ParameterError("of", of, 'different methods, as in "mix+draft", of ' + ", ".join(possible))
+    return {name: dict(options or {}) for name, options in named.items()}
+
+
+@register(NAME, budget="nodes", knobs=("of", "nodes", "explore", "load"))
+def _build(workshop: Workshop) -> Auto:
+    given = dict(workshop.options)
+    most = given.get("nodes", 64)
+    load = given.pop("load", None)
+    members: dict[str, Proposer] = {}
+    for name, options in _members_of(given.pop("of", None), workshop).items():
+        if (budget := budget_of(name)) is not None and name != "draft":
+            options.setdefault(budget, most)
+        if name == "draft":
+            options = {"k": 16, "worth": 0.0, **options}
+        if load is not None and name in ("mix", "suffix"):
+            options.setdefault("load", load)
+        member = build(name, replace(workshop, options=options))
+        assert member is not None  # only plain decoding has none
+        members[name] = member
+    return Auto(members, curve=workshop.curve, clock=workshop.clock, **given)
