@@ -4,7 +4,7 @@ import numpy as np
 from numba import carray
 
 from betoken.memory.compiled import compiled
-from betoken.memory.growth import WAITING, WIDTH, Tree, absorb, grow, locate
+from betoken.memory.growth import LIKELIEST, SLOTS, WAITING, Tree, absorb, grow, locate
 from betoken.memory.trie import STATE
 from betoken.memory.views import index_at, pointer
 
@@ -20,7 +20,10 @@ def tree_at(places):
         carray(pointer(places[3, 0]), (nodes,), np.float64),
         carray(pointer(places[4, 0]), (nodes,), np.float64),
         carray(pointer(places[5, 0]), (nodes + 1, 2, STATE), np.int64),
-        carray(pointer(places[6, 0]), ((nodes + 1) * WIDTH,), WAITING),
+        carray(pointer(places[6, 0]), (nodes,), WAITING),
+        carray(pointer(places[7, 0]), (LIKELIEST,), np.int64),
+        carray(pointer(places[8, 0]), (LIKELIEST,), np.float64),
+        carray(pointer(places[9, 0]), (SLOTS,), np.uint8),
     )
 
 
