@@ -72,6 +72,8 @@ class Reader:
         """Index what is new of a sequence. What an output says after its first token, at `output`, is learnt from."""
         reading = self._readings[seq_id]
         known, taught = len(reading.index), min(output + 1, len(tokens))
+        if known == len(tokens):
+            return
         with self.library.lock:
             self._find_there(reading)
             for begin in range(known, taught, CHUNK):
@@ -115,6 +117,8 @@ class Reader:
                 self._ends,
             )
             tree = self._tree
+            if not size:
+                return [], [], []
             return tree.token[:size].tolist(), tree.parent[:size].tolist(), tree.score[:size].tolist()
 
     def end(self, seq_id: int) -> int | None:
