@@ -47,6 +47,30 @@ def test_depths_paths_and_ancestors_agree(draft: Draft) -> None:
     assert draft.depth == max(draft.depths, default=0)
 
 
+def checked(draft: Draft) -> Draft:
+    """The same draft, made with all checks."""
+    return Draft(draft.tokens, draft.parents, draft.scores, draft.probs, draft.pinned)
+
+
+@given(trees())
+def test_a_trusted_draft_is_the_draft(draft: Draft) -> None:
+    """What was not checked was not there either."""
+    trusted = Draft.trusted(draft.tokens, draft.parents, draft.scores, draft.probs, draft.pinned)
+    assert trusted == draft
+    assert (trusted.children, trusted.depths, trusted.is_chain) == (draft.children, draft.depths, draft.is_chain)
+
+
+@given(trees(), trees(), st.data())
+def test_what_is_cut_and_merged_without_checks_passes_them(draft: Draft, other: Draft, data: st.DataObject) -> None:
+    """A kept node twice, or a merged one, made a tree with equal siblings."""
+    leaf = data.draw(st.integers(-1, len(draft) - 1))
+    path = draft.path_to(leaf)
+    kept = select(draft, (*path, *path))
+    assert checked(kept) == kept and len(kept) == len(path)
+    merged, _ = merge([draft, other, draft])
+    assert checked(merged) == merged
+
+
 def test_is_path_wants_the_root_first_and_no_gap() -> None:
     """A path that began below the root, or jumped over a node, was committed."""
     draft = Draft((1, 2, 3), (-1, 0, 0))

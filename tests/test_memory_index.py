@@ -1,5 +1,7 @@
 """The index against counting by hand: whatever is added, extended, removed, evicted or restored."""
 
+import copy
+import pickle
 from collections import Counter
 from collections.abc import Iterator
 
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from betoken.memory.growth import locate
 from betoken.memory.index import Index
 from betoken.memory.trie import LENGTH, LONGEST, NODES, NONE, ORDER, PLACE, STATE, TOP, child, top_row
+from betoken.memory.views import places
 
 Text = list[int]
 # Few tokens, so that everything repeats; runs, so that a text overlaps itself.
@@ -145,6 +148,21 @@ def test_removing_gives_the_room_back() -> None:
         index.remove(index.new(rng.integers(0, 5000, 3000).tolist()))
     assert sizes[-1] <= 1.5 * sizes[3]
     assert len([*nodes(index)]) == 0
+
+
+def test_the_places_are_those_of_the_arrays() -> None:
+    """Compiled code wrote where an array had been before it grew."""
+    index, rng = Index(), np.random.default_rng(4)
+    held = set()
+    for size in (1, 3, 1, 40, 200, 1, 700, 2):
+        index.grow(rng.integers(0, 50, size)) if len(index) else index.new(rng.integers(0, 50, size))
+        assert np.array_equal(index.places, places(index.arrays))
+        held.add(index.places.tobytes())
+    assert len(held) > 3, "nothing was replaced"
+    for other in (copy.deepcopy(index), pickle.loads(pickle.dumps(index))):
+        assert np.array_equal(other.places, places(other.arrays)) and other.places[0, 0] != index.places[0, 0]
+    index.clear()
+    assert np.array_equal(index.places, places(index.arrays))
 
 
 def test_a_long_run_of_one_token_is_bounded() -> None:

@@ -116,6 +116,26 @@ def test_drafts_are_within_their_limits(make: Make, tokens: list[int], nodes: in
 
 
 @BOTH
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=90), st.integers(1, 20))
+def test_a_smaller_draft_is_the_beginning_of_a_larger_one(make: Make, tokens: list[int], nodes: int) -> None:
+    """What waits in a short queue fell out of it too soon, or equals changed places."""
+    small, large = (draft_of(make(nodes=size, memory=False), tokens) for size in (nodes, 60))
+    assert (small.tokens, small.parents, small.scores) == (
+        large.tokens[:nodes],
+        large.parents[:nodes],
+        (large.scores or ())[:nodes],
+    )
+
+
+def test_many_possible_tokens_are_each_drafted_once() -> None:
+    """A token that two contexts speak for, not found again among many, became two siblings."""
+    tokens = [token for last in range(120) for token in (5000 + last % 3, 7, 256 * ((37 * last) % 50) + last % 2)]
+    draft = draft_of(Mix(nodes=60, memory=False), [*tokens, 5000, 7])
+    assert len(draft) == 60
+
+
+@BOTH
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=60), st.data())
 def test_it_does_not_matter_how_a_text_came(make: Make, tokens: list[int], data: st.DataObject) -> None:

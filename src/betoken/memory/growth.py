@@ -4,7 +4,6 @@ section 4.1, with counts for a draft model). Compiled.
 `here` is the index of the sequence itself, `there` that of what is remembered of others.
 """
 
-from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from betoken.memory.trie import LENGTH, LONGEST, NONE, ORDER, PLACE, STATE, TOP,
 
 WIDTH = 12  # children a node may have
 LIKELIEST = 96  # tokens looked at for one node
+SLOTS = 256  # of the hash table that finds them
 ENOUGH = 1e-4  # evidence below this share is not looked at
 RESERVE = 2  # how sceptical LONGEST_MATCH is, in tokens
 
@@ -25,7 +25,8 @@ class Tree(NamedTuple):
     """Room for a draft of N nodes.
 
     token, parent, depth: `[N]`; score, value: `[N]` probability given the parent, and of the whole path
-    states: `[N + 1, 2, STATE]`, the root's last; waiting: what could still be added, or was
+    states: `[N + 1, 2, STATE]`, the root's last; waiting: what could still be added, the likeliest last
+    next_token, next_prob: `[LIKELIEST]` what may follow the node at hand; slots: a hash table that finds the tokens there
     """
 
     token: npt.NDArray[Any]
@@ -35,6 +36,9 @@ class Tree(NamedTuple):
     value: npt.NDArray[Any]
     states: npt.NDArray[Any]
     waiting: npt.NDArray[Any]
+    next_token: npt.NDArray[Any]
+    next_prob: npt.NDArray[Any]
+    slots: npt.NDArray[Any]
 
 
 WAITING = np.dtype([("value", np.float64), ("score", np.float64), ("token", np.int32), ("parent", np.int32)])
@@ -49,7 +53,10 @@ def room_for(nodes: int) -> Tree:
         score=np.empty(nodes),
         value=np.empty(nodes),
         states=np.empty((nodes + 1, 2, STATE), np.int64),
-        waiting=np.empty((nodes + 1) * WIDTH, WAITING),
+        waiting=np.empty(nodes, WAITING),
+        next_token=np.empty(LIKELIEST, np.int64),
+        next_prob=np.empty(LIKELIEST),
+        slots=np.empty(SLOTS, np.uint8),
     )
 
 
@@ -79,14 +86,15 @@ def locate(ix, tail, end, state):
 @compiled
 def _advance(ix, source, old, new, token, tree, node, tail, end):
     """The state after one more token: `node` of the tree, or the last of tail[:end] where `node` is NONE."""
-    deepest = 0
+    deepest, found = 0, 0
     new[0] = 0
-    for k in range(ORDER - 1, -1, -1):
-        context = old[k]
-        found = NONE if context == NONE or ix.nodes[context].kids <= 0 else child(ix, context, token)
+    for k in range(ORDER):
+        if found != NONE:  # what does not follow a context follows no longer one
+            context = old[k]
+            found = NONE if context == NONE or ix.nodes[context].kids <= 0 else child(ix, context, token)
+            if found != NONE:
+                deepest = k + 1
         new[k + 1] = found
-        if found != NONE and deepest == 0:
-            deepest = k + 1
     at, long = old[PLACE], old[LENGTH]
     if at != NONE and _after(ix, source, at, tree, NONE if node == NONE else tree.parent[node], end) == token:
         at, long = at + 1, min(long + 1, LONGEST)
@@ -131,8 +139,9 @@ def _agreement(text, at, tree, node, tail, end):
 
 
 @compiled
-def _weigh(found, n, here, there, weights, tokens, probs):
+def _weigh(found, n, here, there, weights, tree):
     """The likeliest next tokens and their probabilities, unordered; returns how many."""
+    tree.slots[:] = 0
     share, m = 1.0, 0
     for i in range(n - 1, -1, -1):
         one = found[i]
@@ -140,47 +149,52 @@ def _weigh(found, n, here, there, weights, tokens, probs):
         mine = share * (1 - below)
         share *= below
         if one.context == NONE:
-            m = _put(tokens, probs, m, one.token, mine)
+            m = _put(tree, m, one.token, mine)
         elif one.source == HERE:
-            m = _put_children(here, one.context, mine, tokens, probs, m)
+            m = _put_children(here, one.context, mine, tree, m)
         else:
-            m = _put_children(there, one.context, mine, tokens, probs, m)
+            m = _put_children(there, one.context, mine, tree, m)
         if share < ENOUGH:
             break
     return m
 
 
 @compiled
-def _put_children(ix, context, share, tokens, probs, m):
+def _put_children(ix, context, share, tree, m):
     share /= ix.nodes[context].total
     if ix.nodes[context].top != NONE:
         row = top_row(ix, context)
         for i in range(TOP):
             node = ix.tops[row, i]
             if node != NONE:
-                m = _put(tokens, probs, m, ix.nodes[node].token, share * ix.nodes[node].count)
+                m = _put(tree, m, ix.nodes[node].token, share * ix.nodes[node].count)
         return m
     node = ix.nodes[context].first
     while node != NONE:
-        m = _put(tokens, probs, m, ix.nodes[node].token, share * ix.nodes[node].count)
+        m = _put(tree, m, ix.nodes[node].token, share * ix.nodes[node].count)
         node = ix.nodes[node].next
     return m
 
 
 @compiled
-def _put(tokens, probs, m, token, prob):
-    for i in range(m):
-        if tokens[i] == token:
-            probs[i] += prob
+def _put(tree, m, token, prob):
+    """Add to the probability of a next token, of which there are m so far; returns how many there are then."""
+    at = token & (SLOTS - 1)
+    while tree.slots[at] != 0:
+        i = tree.slots[at] - 1
+        if tree.next_token[i] == token:
+            tree.next_prob[i] += prob
             return m
-    if m < LIKELIEST:
-        tokens[m], probs[m] = token, prob
-        return m + 1
-    return m
+        at = (at + 1) & (SLOTS - 1)
+    if m == LIKELIEST:
+        return m
+    tree.next_token[m], tree.next_prob[m] = token, prob
+    tree.slots[at] = m + 1
+    return m + 1
 
 
 @compiled
-def _weigh_longest(states, here, there, tails, tokens, probs):
+def _weigh_longest(states, here, there, tails, tree):
     """Only the longest context that was seen before, of the index where it is longer; a match of L tokens is trusted to
     go on L times in L + RESERVE, the rest goes by how often what followed."""
     source = HERE if states[HERE, LENGTH] >= states[THERE, LENGTH] else THERE
@@ -188,13 +202,14 @@ def _weigh_longest(states, here, there, tails, tokens, probs):
     length, m, share = states[source, LENGTH], 0, 1.0
     if length < 1:
         return 0
+    tree.slots[:] = 0
     if tails[source] != NONE:
-        m = _put(tokens, probs, m, tails[source], length / (length + RESERVE))
+        m = _put(tree, m, tails[source], length / (length + RESERVE))
         share = RESERVE / (length + RESERVE)
     for k in range(min(length, ORDER), 0, -1):
         context = states[source, k]
         if context != NONE and ix.nodes[context].kids > 0 and ix.nodes[context].total > 0:
-            return _put_children(ix, context, share * k / (k + 1), tokens, probs, m)
+            return _put_children(ix, context, share * k / (k + 1), tree, m)
     return m
 
 
@@ -208,12 +223,13 @@ def grow(rule, here, there, states, tree, tail, end, weights, limits, floor, end
     root = len(tree.states) - 1
     tree.states[root] = states
     found, tails = np.empty(MOST, EVIDENCE), np.empty(2, np.int64)
-    tokens, probs = np.empty(LIKELIEST, np.int64), np.empty(LIKELIEST)
     most, deepest = limits
     size, waiting, node = 0, 0, NONE
-    queue = [(0.0, 0) for _ in range(0)]  # (-value, place in tree.waiting); equal values: the earlier first
-    while True:
-        depth = 0 if node == NONE else tree.depth[node]
+    while size < most:
+        depth = 0
+        if node != NONE:
+            _step_down(tree, node, here, there, tail, end)
+            depth = tree.depth[node]
         if depth < deepest and (node == NONE or not _is_in(tree.token[node], ends)):
             now = tree.states[root if node == NONE else node]
             for source in range(2):
@@ -222,20 +238,26 @@ def grow(rule, here, there, states, tree, tail, end, weights, limits, floor, end
                 tails[source] = NONE if at == NONE else _after(ix, source, at, tree, node, end)
             if rule == BLEND:
                 n = collect(now, here, there, tails, found, depth == 0)
-                m = _weigh(found, n, here, there, weights, tokens, probs)
+                m = _weigh(found, n, here, there, weights, tree)
             else:
-                m = _weigh_longest(now, here, there, tails, tokens, probs)
-            waiting = _wait(tree, node, tokens, probs, m, waiting, floor, queue)
-        if size >= most or len(queue) == 0:
-            return size
-        _take(tree, heappop(queue)[1], size)
+                m = _weigh_longest(now, here, there, tails, tree)
+            waiting = _wait(tree, node, m, waiting, most - size, floor)
+        if waiting == 0:
+            break
+        waiting -= 1
         node = size
+        _take(tree, waiting, node)
         size += 1
-        above = tree.states[root if tree.parent[node] == NONE else tree.parent[node]]
-        for source in range(2):
-            ix = here if source == HERE else there
-            old, new = above[source], tree.states[node, source]
-            _advance(ix, source, old, new, tree.token[node], tree, node, tail, end)
+    return size
+
+
+@compiled
+def _step_down(tree, node, here, there, tail, end):
+    """Both states after a node's token."""
+    above = tree.states[len(tree.states) - 1 if tree.parent[node] == NONE else tree.parent[node]]
+    for source in range(2):
+        ix = here if source == HERE else there
+        _advance(ix, source, above[source], tree.states[node, source], tree.token[node], tree, node, tail, end)
 
 
 @compiled
@@ -247,22 +269,38 @@ def _is_in(token, ends):
 
 
 @compiled
-def _wait(tree, node, tokens, probs, m, waiting, floor, queue):
-    """Queue the likeliest children of a node."""
+def _wait(tree, node, m, waiting, room, floor):
+    """Queue the likeliest children of a node, of which only those among the `room` likeliest of all can become nodes."""
     value = 1.0 if node == NONE else tree.value[node]
     for _ in range(WIDTH):
         best, most = -1, 0.0
         for i in range(m):
-            if probs[i] > most:
-                best, most = i, probs[i]
-        if best < 0 or value * most < floor:
+            if tree.next_prob[i] > most:
+                best, most = i, tree.next_prob[i]
+        if best < 0 or value * most < floor or (waiting == room and value * most <= tree.waiting[0].value):
             break
-        one = tree.waiting[waiting]
-        one.value, one.score, one.token, one.parent = value * most, most, tokens[best], node
-        heappush(queue, (-one.value, waiting))
-        waiting += 1
-        probs[best] = 0.0
+        at = _make_way(tree.waiting, waiting, room, value * most)
+        one = tree.waiting[at]
+        one.value, one.score, one.token, one.parent = value * most, most, tree.next_token[best], node
+        waiting = min(waiting + 1, room)
+        tree.next_prob[best] = 0.0
     return waiting
+
+
+@compiled
+def _make_way(queue, waiting, room, value):
+    """The place for one more: of equals the earlier ones stand further on. Where the queue is full its least falls out."""
+    if waiting < room:
+        at = waiting
+        while at > 0 and queue[at - 1].value >= value:
+            queue[at] = queue[at - 1]
+            at -= 1
+        return at
+    at = 0
+    while at + 1 < waiting and queue[at + 1].value < value:
+        queue[at] = queue[at + 1]
+        at += 1
+    return at
 
 
 @compiled

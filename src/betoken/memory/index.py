@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import count
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from betoken.memory.trie import (
     extend,
     rehash,
 )
+from betoken.memory.views import places
 
 SMALL = 1 << 6
 # Arrays grow by a quarter: doubling would hold twice the memory the texts need.
@@ -32,7 +34,8 @@ MOST_NODES, MOST_ROWS = 2 * (ORDER + 1), ORDER + 1
 class Index:
     """A trie over texts (see `trie`). The last text may grow; any may be removed.
 
-    `version` changes whenever node numbers or text places a caller holds may no longer hold.
+    `version` changes whenever node numbers or text places a caller holds may no longer hold. `arrays` are replaced as they
+    grow, and `places`, where they lie, with them.
     """
 
     def __init__(self) -> None:
@@ -54,10 +57,17 @@ class Index:
         nodes[0]["parent"] = nodes[0]["first"] = nodes[0]["top"] = NONE
         meta = np.array([1, 0, NONE, NONE], np.int64)
         table, tops = np.full(2 * SMALL, NONE, np.int32), np.empty((16, TOP + 1), np.int32)
-        self.arrays = Arrays(nodes, table, tops, np.full(SMALL, NONE, np.int32), np.zeros(SMALL, np.int8), meta)
+        self._hold(Arrays(nodes, table, tops, np.full(SMALL, NONE, np.int32), np.zeros(SMALL, np.int8), meta))
         self._size = 0
         self.length = 0  # how much of the text array is used, the ends of texts included
         self.state = start()
+
+    def _hold(self, arrays: Arrays) -> None:
+        self.arrays, self.places = arrays, places(arrays)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._hold(self.arrays)  # a copy's lie elsewhere
 
     def __len__(self) -> int:
         """How many tokens are indexed."""
@@ -139,19 +149,19 @@ class Index:
         self._reserve_nodes(int(self.arrays.meta[NODES]) + MOST_NODES * tokens + 2)
         rows = int(self.arrays.meta[ROWS]) + MOST_ROWS * tokens + 2
         if rows > len(self.arrays.tops):
-            self.arrays = self.arrays._replace(tops=_longer(self.arrays.tops, rows, NONE))
+            self._hold(self.arrays._replace(tops=_longer(self.arrays.tops, rows, NONE)))
 
     def _reserve_text(self, size: int) -> None:
         if size > len(self.arrays.text):
             text, level = _longer(self.arrays.text, size, NONE), _longer(self.arrays.level, size, 0)
-            self.arrays = self.arrays._replace(text=text, level=level)
+            self._hold(self.arrays._replace(text=text, level=level))
 
     def _reserve_nodes(self, size: int) -> None:
         if size > len(self.arrays.nodes):
-            self.arrays = self.arrays._replace(nodes=_longer(self.arrays.nodes, size, 0))
+            self._hold(self.arrays._replace(nodes=_longer(self.arrays.nodes, size, 0)))
         if size * 4 > len(self.arrays.table) * 3:
             table = np.full(1 << (size * 4 // 3).bit_length(), NONE, np.int32)
-            self.arrays = self.arrays._replace(table=table)
+            self._hold(self.arrays._replace(table=table))
             rehash(self.arrays)
 
 

@@ -8,10 +8,12 @@ import numpy as np
 
 from betoken.memory import BLEND
 from betoken.memory.beliefs import HERE, THERE, Weights, untaught
-from betoken.memory.growth import absorb, grow, locate, room_for
+from betoken.memory.growth import room_for
 from betoken.memory.index import CHUNK, Index
 from betoken.memory.library import Library, Shelf
+from betoken.memory.step import find, put_out, take_in
 from betoken.memory.trie import NONE, STATE, Ints
+from betoken.memory.views import places
 
 Nodes = tuple[list[int], list[int], list[float]]
 
@@ -48,6 +50,7 @@ class Reader:
         self._ends = np.array(sorted(ends), np.int64)
         self.library, self._remember = library, remember
         self._tree = room_for(nodes)
+        self._tree_places = places(self._tree)
         _warm_up()
         self._readings: dict[int, Reading] = {}
         self._numbers: dict[int, tuple[int, int]] = {}  # of ended sequences: the library's epoch, the number there
@@ -69,6 +72,8 @@ class Reader:
         """Index what is new of a sequence. What an output says after its first token, at `output`, is learnt from."""
         reading = self._readings[seq_id]
         known, taught = len(reading.index), min(output + 1, len(tokens))
+        if known == len(tokens):
+            return
         with self.library.lock:
             self._find_there(reading)
             for begin in range(known, taught, CHUNK):
@@ -82,15 +87,15 @@ class Reader:
         index.reserve(len(tokens))
         index.arrays.text[begin:end] = tokens
         index.arrays.text[end] = NONE
-        here, there = index.arrays, reading.shelf.index.arrays
-        absorb(here, there, reading.states, self._tree, begin, end, reading.weights, teach)
+        here, there = index.places, reading.shelf.index.places
+        take_in(here, there, self._tree_places, reading.states, reading.weights, begin, end, teach)
         index.grown(len(tokens))
 
     def _find_there(self, reading: Reading) -> None:
         """Look the place in the shelf up again where others have changed it meanwhile."""
         there = reading.shelf.index
         if reading.version != there.version:
-            locate(there.arrays, reading.index.arrays.text, len(reading.index), reading.states[THERE])
+            find(there.places, reading.index.places, len(reading.index), reading.states[THERE])
             reading.version = there.version
 
     def draft(self, seq_id: int, room: int) -> Nodes:
@@ -98,20 +103,22 @@ class Reader:
         reading = self._readings[seq_id]
         with self.library.lock:
             self._find_there(reading)
-            size = grow(
+            size = put_out(
                 self._rule,
-                reading.index.arrays,
-                reading.shelf.index.arrays,
+                reading.index.places,
+                reading.shelf.index.places,
+                self._tree_places,
                 reading.states,
-                self._tree,
-                reading.index.arrays.text,
-                len(reading.index),
                 reading.weights,
-                (self._nodes, min(room, self._nodes)),
+                len(reading.index),
+                self._nodes,
+                min(room, self._nodes),
                 self._floor,
                 self._ends,
             )
             tree = self._tree
+            if not size:
+                return [], [], []
             return tree.token[:size].tolist(), tree.parent[:size].tolist(), tree.score[:size].tolist()
 
     def end(self, seq_id: int) -> int | None:
@@ -146,9 +153,9 @@ def _warm_up() -> None:
     here, there, tree, states = Index(), Index(), room_for(1), np.zeros((2, STATE), np.int64)
     here.new([1, 1])
     states[HERE] = here.state
-    text, limits, ends = here.arrays.text, (1, 1), np.empty(0, np.int64)
-    locate(there.arrays, text, 2, states[THERE])
-    grow(BLEND, here.arrays, there.arrays, states, tree, text, 2, untaught(), limits, 0.0, ends)
+    ends, where = np.empty(0, np.int64), places(tree)
+    find(there.places, here.places, 2, states[THERE])
+    put_out(BLEND, here.places, there.places, where, states, untaught(), 2, 1, 1, 0.0, ends)
     here.reserve(1)
     here.arrays.text[2:4] = 1, NONE
-    absorb(here.arrays, there.arrays, states, tree, 2, 3, untaught(), True)
+    take_in(here.places, there.places, where, states, untaught(), 2, 3, True)

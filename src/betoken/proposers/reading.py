@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     pass
 
 MOST_NODES, MOST_TOKENS = 4096, 2**30
+NOTHING = Draft((), (), ())
 
 
 class ReadingProposer(BaseProposer):
@@ -67,7 +68,7 @@ class ReadingProposer(BaseProposer):
             return EMPTY
         self._reader.read(seq.seq_id, seq.tokens, seq.prompt_length)
         tokens, parents, scores = self._reader.draft(seq.seq_id, seq.room)
-        return Draft(tuple(tokens), tuple(parents), tuple(scores))
+        return Draft.trusted(tuple(tokens), tuple(parents), tuple(scores)) if tokens else NOTHING
 
     def observe(self, ctx: ObserveContext) -> None:
         for seq in ctx.seqs:

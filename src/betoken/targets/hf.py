@@ -53,7 +53,8 @@ class HFTarget:
         self._width = 8 if reproducible else 1
         self.ways = {"pack": pack is not False, "reproducible": reproducible}  # of those that take other times
         self._device = model.device
-        self._dtype = model.dtype
+        lowest = torch.finfo(model.dtype).min
+        self._open, self._shut = torch.tensor([0.0, lowest], dtype=model.dtype, device=model.device)
         self._cache = SlotCache(self._plan.num_layers, device=self._device)
         self._adapter = _CacheAdapter(self._cache)
         self._order: list[int] = []
@@ -127,9 +128,7 @@ class HFTarget:
 
     def _additive(self, allowed_BQS: npt.NDArray[np.bool_]) -> Tensor:
         """`[B, 1, Q, S]`: 0 where a query may look, the dtype's lowest number elsewhere."""
-        forbidden = torch.from_numpy(~allowed_BQS[:, None]).to(self._device)
-        mask_B1QS = torch.zeros(forbidden.shape, dtype=self._dtype, device=self._device)
-        return mask_B1QS.masked_fill_(forbidden, torch.finfo(self._dtype).min)
+        return torch.where(torch.from_numpy(allowed_BQS[:, None]).to(self._device), self._open, self._shut)
 
     @torch.inference_mode()
     def commit(self, row: int, path: Sequence[int]) -> None:

@@ -5,7 +5,7 @@ slot is not a position: siblings share a position.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +58,7 @@ class Layout:
     """A batch ready to be fed. B rows, Q fed tokens (padded on the right), S slots.
 
     offset_B: where row b's first node is among its queries; the root, where it was fed, is the query before
+    trees:    the slot of each row's first node, and its tree; nothing where no row branches, for then slots are positions
     """
 
     tokens_BQ: IntArray
@@ -65,12 +66,12 @@ class Layout:
     starts: list[int]
     offset_B: list[int]
     allowed_BQS: BoolArray
-    slot_positions_BS: IntArray | None = field(default=None)
+    trees: Sequence[tuple[int, Draft]] = ()
 
     def windowed(self, window: int) -> BoolArray:
         """allowed_BQS, and no key further back than a sliding window of this many tokens (the query's own counted)."""
-        slots = np.arange(self.allowed_BQS.shape[2])[None] if self.slot_positions_BS is None else self.slot_positions_BS
-        near = slots[:, None, :] > self.positions_BQ[:, :, None] - window
+        slots_BS = _slot_positions(self.trees, self.allowed_BQS.shape[2])
+        near = slots_BS[:, None, :] > self.positions_BQ[:, :, None] - window
         return self.allowed_BQS & near | _own_slot(self.starts, self.allowed_BQS.shape)
 
 
@@ -88,16 +89,16 @@ def lay_out(rows: Sequence[RowState], feeds: Sequence[Feed | None], *, width: in
     for b, (tokens, positions) in enumerate(queries):
         tokens_BQ[b, : len(tokens)] = tokens
         positions_BQ[b, : len(tokens)] = positions
-        positions_BQ[b, len(tokens) :] = positions[0] if positions else 0
+        if len(tokens) < longest:
+            positions_BQ[b, len(tokens) :] = positions[0] if positions else 0
     offsets = [0 if feed is None else len(feed.tokens) - feed.start for feed in feeds]
-    if all(row.draft.is_chain for row in rows):
-        allowed = _causal(starts, longest, slots)
-        return Layout(tokens_BQ, positions_BQ, starts, offsets, allowed)
     allowed = _causal(starts, longest, slots)
-    for b, (row, feed) in enumerate(zip(rows, feeds, strict=True)):
-        if feed is not None and not row.draft.is_chain:
-            _branch(allowed[b], row, feed)
-    return Layout(tokens_BQ, positions_BQ, starts, offsets, allowed, _slot_positions(rows, slots))
+    branching = [not row.draft.is_chain for row in rows]
+    for allowed_QS, row, feed, branches in zip(allowed, rows, feeds, branching, strict=True):
+        if branches and feed is not None:
+            _branch(allowed_QS, row, feed)
+    trees = [(row.base, row.draft) for row in rows] if any(branching) else ()
+    return Layout(tokens_BQ, positions_BQ, starts, offsets, allowed, trees)
 
 
 def _queries(row: RowState, feed: Feed | None) -> tuple[Sequence[int], Sequence[int]]:
@@ -112,8 +113,8 @@ def _queries(row: RowState, feed: Feed | None) -> tuple[Sequence[int], Sequence[
 
 def _causal(starts: Sequence[int], width: int, slots: int) -> BoolArray:
     """`[B, Q, S]`: a query sees every slot up to its own."""
-    own_BQ = np.array(starts)[:, None] + np.arange(width)
-    return np.asarray(np.arange(slots) <= own_BQ[:, :, None])
+    own_BQ = np.array(starts, np.int32)[:, None] + np.arange(width, dtype=np.int32)  # narrow numbers compare faster
+    return np.asarray(np.arange(slots, dtype=np.int32) <= own_BQ[:, :, None])
 
 
 def _own_slot(starts: Sequence[int], shape: tuple[int, ...]) -> BoolArray:
@@ -129,8 +130,9 @@ def _branch(allowed_QS: BoolArray, row: RowState, feed: Feed) -> None:
     allowed_QS[first:last, row.base : row.used] = feed.draft.ancestors()[feed.start :]
 
 
-def _slot_positions(rows: Sequence[RowState], slots: int) -> IntArray:
-    positions_BS: npt.NDArray[np.int64] = np.tile(np.arange(slots), (len(rows), 1))
-    for positions_S, row in zip(positions_BS, rows, strict=True):
-        positions_S[row.base : row.used] = row.base - 1 + np.array(row.draft.depths, dtype=np.int64)
+def _slot_positions(trees: Sequence[tuple[int, Draft]], slots: int) -> IntArray:
+    """`[B, S]`, or `[1, S]` where nothing branches."""
+    positions_BS: npt.NDArray[np.int64] = np.tile(np.arange(slots), (max(len(trees), 1), 1))
+    for positions_S, (base, draft) in zip(positions_BS, trees, strict=False):
+        positions_S[base : base + len(draft)] = base - 1 + np.array(draft.depths, dtype=np.int64)
     return positions_BS

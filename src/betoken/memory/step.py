@@ -1,0 +1,47 @@
+"""The calls of a step: what came is read, what may come is drafted. Compiled; with few arguments (see `views`)."""
+
+import numpy as np
+from numba import carray
+
+from betoken.memory.compiled import compiled
+from betoken.memory.growth import LIKELIEST, SLOTS, WAITING, Tree, absorb, grow, locate
+from betoken.memory.trie import STATE
+from betoken.memory.views import index_at, pointer
+
+
+@compiled
+def tree_at(places):
+    """The `Tree` whose arrays lie there."""
+    nodes = places[0, 1]
+    return Tree(
+        carray(pointer(places[0, 0]), (nodes,), np.int64),
+        carray(pointer(places[1, 0]), (nodes,), np.int64),
+        carray(pointer(places[2, 0]), (nodes,), np.int64),
+        carray(pointer(places[3, 0]), (nodes,), np.float64),
+        carray(pointer(places[4, 0]), (nodes,), np.float64),
+        carray(pointer(places[5, 0]), (nodes + 1, 2, STATE), np.int64),
+        carray(pointer(places[6, 0]), (nodes,), WAITING),
+        carray(pointer(places[7, 0]), (LIKELIEST,), np.int64),
+        carray(pointer(places[8, 0]), (LIKELIEST,), np.float64),
+        carray(pointer(places[9, 0]), (SLOTS,), np.uint8),
+    )
+
+
+@compiled
+def find(there, here, end, state):
+    """The state in the index at `there` after the first `end` tokens of the text at `here`; see `locate`."""
+    locate(index_at(there), index_at(here).text, end, state)
+
+
+@compiled
+def take_in(here, there, tree, states, weights, begin, end, teach):
+    """Read text[begin:end] of the index at `here`; see `absorb`."""
+    absorb(index_at(here), index_at(there), states, tree_at(tree), begin, end, weights, teach)
+
+
+@compiled
+def put_out(rule, here, there, tree, states, weights, end, most, deepest, floor, ends):
+    """Fill the tree with a draft for what has been read; see `grow`."""
+    ours = index_at(here)
+    limits = (most, deepest)
+    return grow(rule, ours, index_at(there), states, tree_at(tree), ours.text, end, weights, limits, floor, ends)
