@@ -31,8 +31,8 @@ RATES = MOST + 3**MOST
 SOURCES = RATES + MOST
 # A score is believed as if seen right so often; trials fade, so that 1 / (1 - FADE) of them count at most. A request's own record
 # (one bin for each member that claims first) fades sooner.
-BELIEF, FADE = 20.0, 0.998
-OWN_BELIEF, OWN_FADE, OWN_BINS = 30.0, 0.95, 5
+BELIEF, FADE = 60.0, 0.998
+OWN_BELIEF, OWN_FADE, OWN_BINS = 20.0, 0.95, 5
 OTHERS = 3.0  # trials of its own that outweigh those of all requests, where a request asks how often a member is right
 MARGIN = 1e-4
 

@@ -44,7 +44,7 @@ MOST_NODES = 512
 # Of the time that passes, this share may go to asking drafters that do not seem to pay.
 EXPLORE = 0.01
 # How quickly the rate of tokens follows, a step; how much this step's own prospects say about it.
-RATE_FADE, PROSPECT = 0.99, 0.0
+RATE_FADE, PROSPECT = 0.97, 1.0
 # Nodes less likely than this share of what a node must be worth need not be drafted: calibration may still raise them.
 SLACK = 0.25
 HEATS = (0.0, 0.6)
