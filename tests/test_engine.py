@@ -32,11 +32,11 @@ from betoken.errors import ParameterError, PromptError
 from betoken.noise import ACCEPT, DRAFT, uniforms
 from betoken.noise import key as noise_key
 from betoken.params import SamplingParams
-from betoken.proposers.base import Needs, ObserveContext, SeqView
+from betoken.proposers.base import Needs, ObserveContext, SeqView, TopIds
 from betoken.sampling import probabilities
 from betoken.stats import total
 from betoken.stops import FinishReason
-from betoken.targets.toy import ToyTarget, markov
+from betoken.targets.toy import ToyScores, ToyTarget, markov
 
 PROMPTS = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=9).map(tuple)
 OPTIONS = st.fixed_dictionaries({
@@ -270,6 +270,36 @@ def test_a_proposer_sees_what_was_fed() -> None:
         proposer,
         max_nodes=3,
     )
+
+
+def test_what_is_not_read_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The likeliest tokens were found for every row in every step, also where nobody read them."""
+    looked_up = list[int]()
+    find = ToyScores.top_ids
+    monkeypatch.setattr(ToyScores, "top_ids", lambda *args: (looked_up.append(args[1]), find(*args))[1])
+    proposer = Scripted(lambda seq: Draft())
+    proposer.needs = Needs(top_ids=2)
+    batch = [request((0, n), max_tokens=5, ignore_eos=True) for n in range(3)]
+    decode(batch, proposer)
+    assert not looked_up
+
+    def read_twice(ctx: ObserveContext) -> None:
+        assert len(ctx.top_ids) == len(ctx.seqs)
+        assert ctx.top_ids[-1] is ctx.top_ids[len(ctx.seqs) - 1] and ctx.top_ids[-1].shape == (1, 2)
+
+    monkeypatch.setattr(proposer, "observe", read_twice)
+    decode(batch, proposer)
+    assert looked_up == [2] * 4  # once in each step after the prefill
+
+
+def test_a_look_up_that_fails_is_heard() -> None:
+    """An IndexError inside of it passed for the end of the sequence."""
+
+    def fail(index: int) -> Any:
+        raise IndexError(index)
+
+    with pytest.raises(IndexError):
+        list(TopIds(fail, 2))
 
 
 # Residual acceptance.

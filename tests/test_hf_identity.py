@@ -17,7 +17,7 @@ from betoken.proposers.base import methods as known_methods
 from betoken.proposers.draft_model import DraftModel
 from betoken.sampling import Sampler
 from betoken.targets.base import Feed
-from betoken.targets.hf import HFTarget
+from betoken.targets.hf import HFScores, HFTarget
 
 PROMPTS = ((1, 2, 3), (4,), (9, 8, 7, 6, 5, 4, 3, 2, 1, 9, 8), (11, 12))
 EVERYTHING: dict[str, Any] = {
@@ -219,3 +219,18 @@ def test_sampler_is_asked_once_per_visited_node() -> None:
     assert [scores.emit(0, node, sampler) for node in (-1, 0, 1)] == [
         int(scores.logits(0, node).argmax()) for node in (-1, 0, 1)
     ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("values", [2, 50, 2**20])
+def test_of_equal_logits_the_first_is_highest(dtype: torch.dtype, values: int) -> None:
+    """Who looks for the highest may not change the text: with many equal, infinite or undefined ones too."""
+    generator = torch.Generator().manual_seed(values)
+    logits = torch.randint(values, (2, 9, 1000), generator=generator).to(dtype)
+    logits[0, 1], logits[0, 2, 500:], logits[0, 3, 7::9] = -torch.inf, torch.inf, torch.nan
+    scores = HFScores(logits, [0, 1], [1, 1], [Feed(row, (1,), Draft(tuple(range(8)), (-1,) * 8)) for row in (0, 1)])
+    sampler = Sampler(SamplingParams(), seed=0, sample=0, vocab_size=1000)
+    for index in range(2):
+        first = [min((row == row.max()).nonzero().flatten().tolist(), default=7) for row in logits[index]]
+        assert [scores.emit(index, node, sampler) for node in range(-1, 8)] == first
+        assert scores.top_ids(index, 1)[:, 0].tolist() == first == logits[index].argmax(-1).tolist()

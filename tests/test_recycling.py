@@ -1,5 +1,6 @@
 """Token Recycling: it drafts what forward passes said, of the right namespace, best first, and never changes a text."""
 
+import random
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,19 @@ from strategies import VOCAB, Watched, check_identity, decode, expecting, reques
 from betoken.draft import Draft
 from betoken.engine import Engine, Request
 from betoken.errors import ParameterError
+from betoken.memory.successors import (
+    BELIEF,
+    FADE,
+    FLOOR,
+    KINDS,
+    READ,
+    SPREAD,
+    STABLE,
+    WEIGHT,
+    Rows,
+    room_for,
+    untaught,
+)
 from betoken.params import SamplingParams
 from betoken.policy import values
 from betoken.proposers.base import ObserveContext, ProposeContext, SeqView, Workshop, build
@@ -120,6 +134,129 @@ def test_the_tree_is_grown_best_first() -> None:
     draft = drafted(proposer, view(tokens))
     assert draft.tokens[0] == (tokens[-1] + 3) % 10
     assert draft.scores is not None and draft.scores[0] > 0.8
+
+
+class Plain:
+    """The same rows in a few plain words, slowly: of each place its owner, its kind and its successors."""
+
+    def __init__(self, vocab: int, pairs: int, k: int) -> None:
+        self.vocab, self.pairs, self.k = vocab, pairs, k
+        self.rows: dict[int, tuple[Any, int, list[int]]] = {}
+        self.hits = [[WEIGHT * BELIEF / (rank + 1) ** 2 for rank in range(k)] for _ in range(KINDS)]
+        self.trials = [WEIGHT] * KINDS
+
+    def places(self, before: int, token: int) -> list[tuple[int, Any]]:
+        pair = (self.vocab + (before * SPREAD + token) % self.pairs, (before, token)) if self.pairs else None
+        return [(token, token), pair] if pair else [(token, token)]
+
+    def find(self, before: int, token: int) -> tuple[int, list[int]]:
+        for place, owner in reversed(self.places(before, token)):
+            known, kind, row = self.rows.get(place, (None, READ, []))
+            if known == owner:
+                return kind + (STABLE + 1 if place >= self.vocab else 0), row
+        return READ, []
+
+    def read(self, text: list[int], new: int) -> None:
+        for at in range(max(len(text) - new, 1), len(text)):
+            for place, owner in self.places(text[at - 2] if at > 1 else 0, text[at - 1])[: 2 if at > 1 else 1]:
+                known, kind, row = self.rows.get(place, (None, READ, []))
+                row = row if known == owner else []
+                if row[:1] != [text[at]]:
+                    kind, row = READ, [text[at], *(other for other in row if other != text[at])][: self.k]
+                self.rows[place] = owner, kind, row
+
+    def write(self, befores: list[int], tokens: list[int], top_ids: list[list[int]]) -> None:
+        earlier = dict(self.rows)
+        for before, token, likeliest in zip(befores, tokens, top_ids, strict=True):
+            for place, owner in self.places(before, token):
+                known, kind, row = earlier.get(place, (None, READ, []))
+                again = known == owner and row[:1] == likeliest[:1]
+                self.rows[place] = owner, min(kind + 1, STABLE) if again else 1, likeliest
+
+    def learn(self, text: list[int]) -> None:
+        for before, token, after in zip(text, text[1:], text[2:], strict=False):
+            kind, row = self.find(before, token)
+            if row:
+                padded = [*row, *[-1] * self.k][: self.k]
+                old = self.hits[kind]
+                self.hits[kind] = [hits * FADE + (other == after) for hits, other in zip(old, padded, strict=True)]
+                self.trials[kind] = self.trials[kind] * FADE + 1
+
+    def grow(self, before: int, root: int, nodes: int, room: int) -> tuple[list[int], list[int], list[float]]:
+        """Everything that could come next is looked through for the best; of equals the one that was there first."""
+        tokens, parents, scores, reached, depths = [], [], [], [1.0], [0]
+        waiting = list[tuple[float, int, int, list[tuple[float, int]]]]()  # value, parent, token, younger siblings
+
+        def let(parent: int, family: list[tuple[float, int]]) -> None:
+            if family:
+                waiting.append((reached[parent + 1] * family[0][0], parent, family[0][1], family))
+
+        def family(before: int, token: int) -> list[tuple[float, int]]:
+            kind, row = self.find(before, token)
+            rated = [max(hits / self.trials[kind], FLOOR) for hits in self.hits[kind]]
+            return sorted(zip(rated, row, strict=False), key=lambda one: -one[0])
+
+        if room > 0:
+            let(-1, family(before, root))
+        while waiting and len(tokens) < nodes:
+            value, parent, token, siblings = waiting.pop(max(range(len(waiting)), key=lambda i: waiting[i][0]))
+            tokens, parents, scores = [*tokens, token], [*parents, parent], [*scores, siblings[0][0]]
+            reached, depths = [*reached, value], [*depths, depths[parent + 1] + 1]
+            let(parent, siblings[1:])
+            if depths[-1] < room:
+                let(len(tokens) - 1, family(root if parent < 0 else tokens[parent], token))
+        return tokens, parents, scores
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**32),
+    vocab=st.integers(2, 12),
+    pairs=st.sampled_from((0, 1, 7, 500)),
+    k=st.integers(1, 6),
+    nodes=st.sampled_from((1, 5, 40)),
+)
+def test_rows_and_trees_are_what_plain_words_say(seed: int, vocab: int, pairs: int, k: int, nodes: int) -> None:
+    dice, k = random.Random(seed), min(k, vocab)
+    rows, rates, plain = Rows(vocab, pairs, k), untaught(k), Plain(vocab, pairs, k)
+    if dice.randrange(2):  # ranks as good as each other
+        plain.hits = [[dice.choice((0.0, 1.0, 4.0)) for _ in range(k)] for _ in range(KINDS)]
+        rates[:, :k] = plain.hits
+    text = [dice.randrange(vocab) for _ in range(8)]
+    rows.read(text, 6)
+    plain.read(text, 6)
+    for _ in range(12):
+        before, root, room = dice.randrange(vocab), dice.randrange(vocab), dice.choice((0, 1, 3, 99))
+        tokens, parents, scores = rows.grow(rates, room_for(nodes), before, root, room)
+        expected = plain.grow(before, root, nodes, room)
+        assert (list(tokens), list(parents)) == expected[:2]
+        assert scores == pytest.approx(expected[2], rel=1e-12)
+        text = [before, root, *(dice.randrange(vocab) for _ in range(4))]
+        rows.learn(rates, text)
+        plain.learn(text)
+        top_ids = [dice.sample(range(vocab), k) for _ in range(1 + len(tokens))]
+        above = [root if parent < 0 else tokens[parent] for parent in parents]
+        rows.write(before, root, tokens, parents, np.array(top_ids))
+        plain.write([before, *above], [root, *tokens], top_ids)
+        new = dice.randrange(4)
+        rows.read(text, new)
+        plain.read(text, new)
+
+
+def test_no_token_writes_outside_of_the_rows() -> None:
+    """Compiled code asks nobody; and a model's output may be wider than its vocabulary."""
+    rows, rates, tree = Rows(4, 8, 2), untaught(2), room_for(3)
+    for act in (
+        lambda: rows.read([1, 4], 1),
+        lambda: rows.learn(rates, [-1, 0, 0]),
+        lambda: rows.write(0, 4, (), (), np.zeros((1, 2))),
+        lambda: rows.write(0, 0, (9,), (-1,), np.zeros((2, 2))),
+        lambda: rows.grow(rates, tree, 0, 4, 1),
+    ):
+        with pytest.raises(IndexError):
+            act()
+    rows.write(0, 1, (), (), np.array([[7, 2]]))
+    assert rows.grow(rates, tree, 0, 1, 1)[0] == (2,)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from betoken.draft import EMPTY, ROOT, Draft, clip, trunk
 from betoken.errors import ParameterError, PromptError
 from betoken.noise import ACCEPT, key, uniforms
 from betoken.params import SEED_LIMIT, SamplingParams
-from betoken.proposers.base import ObserveContext, ProposeContext, Proposer, SeqView
+from betoken.proposers.base import ObserveContext, ProposeContext, Proposer, SeqView, TopIds
 from betoken.sampling import Law, Sampler
 from betoken.stats import Stats
 from betoken.stops import FinishReason, Stops, TextStream
@@ -301,7 +301,7 @@ class Engine:
         if self.proposer is None:
             return
         k = self.proposer.needs.top_ids
-        top_ids = [scores.top_ids(index, k) for index in range(len(drafts))] if k else []
+        top_ids = TopIds(lambda index: scores.top_ids(index, k), len(drafts)) if k else ()
         self.proposer.observe(ObserveContext([seq.view() for seq in self._live], drafts, verdicts, top_ids, seconds))
 
     def _event(self, seq: Running, draft: Draft, verdict: Verdict) -> Event:

@@ -28,6 +28,7 @@ from betoken.proposers.base import (
     ProposeContext,
     Proposer,
     SeqView,
+    TopIds,
     Workshop,
     budget_of,
     build,
@@ -288,7 +289,7 @@ class Auto(BaseProposer):
             seqs=[ctx.seqs[place] for place in places],
             drafts=[ctx.drafts[place] for place in places],
             verdicts=[ctx.verdicts[place] for place in places],
-            top_ids=[ctx.top_ids[place][:, :k] for place in places] if k else (),
+            top_ids=TopIds(lambda i: ctx.top_ids[places[i]][:, :k], len(places)) if k else (),
         )
         pairs = [(seq, self._rows[seq.seq_id]) for seq in shown.seqs]
         self._guarded(index, pairs, lambda: member.observe(shown))

@@ -4,7 +4,7 @@ A proposer may propose anything: the engine drops what cannot be fed, and verifi
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -53,9 +53,34 @@ class ProposeContext:
     stochastic: bool = False  # residual mode: drafts must carry `probs`, or be deterministic
     rows: int = 0  # how many rows the pass will have, those nobody drafts for included
     least: float = 0.0  # a node whose path is less probable is of no use
-    pays: "Levels | None" = (
-        None  # who says, level by level, whether to draft on; None: nobody, draft as you are used to
-    )
+    pays: "Levels | None" = None  # says, level by level, who is to draft on; None: nobody asks
+
+
+class TopIds(Sequence[npt.NDArray[Any]]):
+    """The likeliest tokens of each sequence of a step, found when they are first read: whoever does not read pays nothing.
+
+    look_up: finds those of the sequence at a place, `[1 + N, k]`. It looks at the step's forward pass, so it must not be kept.
+    """
+
+    def __init__(self, look_up: Callable[[int], npt.NDArray[Any]], count: int) -> None:
+        self._look_up = look_up
+        self._found: list[npt.NDArray[Any] | None] = [None] * count
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __getitem__(self, index: Any) -> Any:
+        places = range(len(self))[index]
+        return self._at(places) if isinstance(places, int) else [self._at(place) for place in places]
+
+    def __iter__(self) -> Iterator[npt.NDArray[Any]]:
+        return map(self._at, range(len(self)))  # Sequence's own would take an IndexError of `look_up` for the end
+
+    def _at(self, place: int) -> npt.NDArray[Any]:
+        found = self._found[place]
+        if found is None:
+            found = self._found[place] = self._look_up(place)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

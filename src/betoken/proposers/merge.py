@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy.typing as npt
+
 from betoken.draft import Draft, merge
 from betoken.errors import ParameterError
 from betoken.policy import MARGIN, Calibration, judged, kept
@@ -19,6 +21,7 @@ from betoken.proposers.base import (
     ProposeContext,
     Proposer,
     SeqView,
+    TopIds,
     Workshop,
     budget_of,
     build,
@@ -111,8 +114,7 @@ class Merge(BaseProposer):
         for seq, verdict in zip(ctx.seqs, ctx.verdicts, strict=True):
             self._learn(self._pending.pop(seq.seq_id), verdict.tokens)
         for member in self._members.values():
-            k = member.needs.top_ids
-            member.observe(replace(ctx, top_ids=[ids[:, :k] for ids in ctx.top_ids] if k else ()))
+            member.observe(replace(ctx, top_ids=_fewer(ctx.top_ids, member.needs.top_ids)))
 
     def _learn(self, laid: _Laid, tokens: Sequence[int]) -> None:
         for node, hit in judged(laid.draft, tokens):
@@ -130,6 +132,11 @@ class Merge(BaseProposer):
         self._pending.pop(seq_id, None)
         for member in self._members.values():
             member.end(seq_id)
+
+
+def _fewer(top_ids: Sequence[npt.NDArray[Any]], k: int) -> Sequence[npt.NDArray[Any]]:
+    """The k likeliest of each, cut when they are read."""
+    return TopIds(lambda index: top_ids[index][:, :k], len(top_ids)) if k else ()
 
 
 def _together(claims: Sequence[Claim]) -> str:

@@ -163,7 +163,7 @@ class HFScores:
     def __init__(self, logits_BKV: Tensor, rows: list[int], offsets: list[int], feeds: Sequence[Feed]) -> None:
         self._logits_BKV, self._rows, self._offsets, self._feeds = logits_BKV, rows, offsets, feeds
         # One transfer for the whole batch; it also waits for an accelerator, so the time lands where the forward is.
-        self._argmax_BK = logits_BKV.argmax(-1).tolist()
+        self._argmax_BK = _argmax(logits_BKV).tolist()
 
     def _query(self, index: int, node: int) -> int:
         query: int = self._offsets[index] + node
@@ -188,6 +188,13 @@ class HFScores:
             return np.array(self._argmax_BK[row][first : first + 1 + len(self._feeds[index].draft)])[:, None]
         nodes = self._logits_BKV[row, first : first + 1 + len(self._feeds[index].draft)]
         return nodes.topk(k, dim=-1).indices.cpu().numpy()
+
+
+def _argmax(logits_BKV: Tensor) -> Any:
+    """`[B, K]` the first of the highest. On a CPU numpy takes a quarter of torch's time for it."""
+    if logits_BKV.device.type == "cpu" and logits_BKV.dtype == torch.float32:
+        return logits_BKV.numpy().argmax(-1)
+    return logits_BKV.argmax(-1)
 
 
 class _CacheAdapter(Cache):  # type: ignore[misc]

@@ -1,0 +1,270 @@
+"""What a target held likely after each token and each pair of tokens, and the trees that follow from it. Compiled.
+
+Rows of successors are one array, a row's head beside its successors, so that a row is near in memory and one argument says it
+all: handing an array to compiled code costs about as much as the work on a row. What a row means is told in `proposers.recycling`.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from heapq import heappop, heappush
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from betoken.memory.compiled import compiled
+
+Nodes = tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]  # tokens, parents, scores
+
+ROOT, UNSEEN = -1, -1
+# The columns of a row: the pair it belongs to (of rows of pairs), its kind, its successors from FIRST on, best first.
+BEFORE, TOKEN, KIND, FIRST = range(4)
+# What kind of row it is tells how far to trust it. READ: known from text alone. From 1: seen in a forward pass; to STABLE: one more
+# for each time its likeliest successor was the same again. Rows of pairs are counted apart from rows of tokens.
+READ, STABLE = 0, 4
+KINDS = 2 * (STABLE + 1)
+# The hit rate of the first rank before anything happened, how many trials that is worth, how slowly trials fade, the least score.
+BELIEF, WEIGHT, FADE, FLOOR = 0.5, 8.0, 0.998, 1e-4
+SPREAD = 40503  # odd, so that pairs fall on different rows
+
+# A node that is drafted, and the row its children are from.
+NODE = np.dtype(
+    [
+        ("token", np.int64),
+        ("parent", np.int64),
+        ("score", np.float64),
+        ("value", np.float64),  # the product of scores down to it
+        ("depth", np.int64),
+        ("row", np.int64),
+        ("kind", np.int64),
+    ]
+)
+
+
+def untaught(k: int) -> npt.NDArray[Any]:
+    """`[KINDS, k + 1]` for each kind of row: how often the target's token was of each rank, then how many trials that is of, before
+    anything happened. Numbers only, so that all namespaces may share them."""
+    hits = [WEIGHT * BELIEF / (rank + 1) ** 2 for rank in range(k)]
+    return np.array([[*hits, WEIGHT]] * KINDS)
+
+
+def room_for(nodes: int) -> npt.NDArray[Any]:
+    """An empty tree for drafts of so many nodes; the root's place is the last one, where ROOT finds it."""
+    return np.zeros(nodes + 1, NODE)
+
+
+class Rows:
+    """The rows of one namespace: V of tokens, then P of pairs (hashed; a newer pair takes an older one's row)."""
+
+    def __init__(self, vocab_size: int, pairs: int, k: int) -> None:
+        self._vocab_size = vocab_size
+        self._rows = np.full((vocab_size + pairs, FIRST + k), UNSEEN, np.int32)
+        self._rows[:, KIND] = READ
+        self._successors = self._rows[:, FIRST:]
+
+    def read(self, text: Sequence[int], new: int) -> None:
+        """Each of the last `new` tokens of a text becomes the first successor of the token, and of the pair, before it."""
+        _read(self._rows, self._vocab_size, np.array(text, np.int32), new)
+
+    def learn(self, rates: npt.NDArray[Any], text: Sequence[int]) -> None:
+        """Count of which rank each token of a text was in the row of the two before it."""
+        _learn(self._rows, self._vocab_size, rates, np.array(text, np.int32))
+
+    def write(
+        self, before: int, root: int, tokens: Sequence[int], parents: Sequence[int], top_ids: npt.NDArray[Any]
+    ) -> None:
+        """`[1 + N, k]`: what the target holds likeliest after the root, which stands after `before`, and after each node."""
+        likeliest = np.empty((1 + len(tokens), self._successors.shape[1]), np.int32)
+        likeliest[:] = top_ids
+        fed = np.array((before, root, *tokens), np.int32)
+        _write(self._rows, self._vocab_size, fed, np.array(parents, np.int32), likeliest)
+
+    def grow(self, rates: npt.NDArray[Any], tree: npt.NDArray[Any], before: int, root: int, room: int) -> Nodes:
+        """The likeliest nodes after a root that stands after another token, none deeper than `room`; `tree` is overwritten."""
+        size = _grow(self._rows, self._vocab_size, rates, tree, before, root, room)
+        grown = tree[:size]
+        tokens, parents, scores = grown["token"].tolist(), grown["parent"].tolist(), grown["score"].tolist()
+        return tuple(tokens), tuple(parents), tuple(scores)
+
+
+@compiled
+def _pair_row(rows, vocab_size, before, token):
+    """The place that a pair may have."""
+    return vocab_size + (np.int64(before) * SPREAD + np.int64(token)) % (len(rows) - vocab_size)
+
+
+@compiled
+def _is_of(rows, row, before, token):
+    return rows[row, BEFORE] == before and rows[row, TOKEN] == token
+
+
+@compiled
+def _check(vocab_size, token):
+    """Compiled code writes wherever it is told to."""
+    if token < 0 or token >= vocab_size:
+        raise IndexError("a token is outside of the vocabulary")
+
+
+@compiled
+def _find(rows, vocab_size, before, token):
+    """The row for a token that stands after another, the pair's own if there is one; and its kind."""
+    if len(rows) > vocab_size:
+        row = _pair_row(rows, vocab_size, before, token)
+        if _is_of(rows, row, before, token):
+            return row, np.int64(rows[row, KIND]) + STABLE + 1
+    return np.int64(token), np.int64(rows[token, KIND])
+
+
+@compiled
+def _read(rows, vocab_size, text, new):
+    for place in range(len(text)):
+        _check(vocab_size, text[place])
+    for place in range(max(len(text) - new, 1), len(text)):
+        _lead(rows, text[place - 1], text[place])
+        if place > 1 and len(rows) > vocab_size:
+            before, token = text[place - 2], text[place - 1]
+            row = _pair_row(rows, vocab_size, before, token)
+            if not _is_of(rows, row, before, token):
+                rows[row, BEFORE], rows[row, TOKEN] = before, token
+                rows[row, FIRST:] = UNSEEN
+            _lead(rows, row, text[place])
+
+
+@compiled
+def _lead(rows, row, token):
+    """Make a token the first successor; the others move down over its old place, or over the last."""
+    if rows[row, FIRST] == token:
+        return
+    place = FIRST
+    while place < rows.shape[1] - 1 and rows[row, place] != token:
+        place += 1
+    for i in range(place, FIRST, -1):
+        rows[row, i] = rows[row, i - 1]
+    rows[row, FIRST], rows[row, KIND] = token, READ
+
+
+@compiled
+def _learn(rows, vocab_size, rates, text):
+    for place in range(len(text)):
+        _check(vocab_size, text[place])
+    k = rates.shape[1] - 1
+    for place in range(2, len(text)):
+        row, kind = _find(rows, vocab_size, text[place - 2], text[place - 1])
+        if rows[row, FIRST] == UNSEEN:
+            continue
+        for rank in range(k):
+            hit = 1.0 if rows[row, FIRST + rank] == text[place] else 0.0
+            rates[kind, rank] = rates[kind, rank] * FADE + hit
+        rates[kind, k] = rates[kind, k] * FADE + 1.0
+
+
+@compiled
+def _write(rows, vocab_size, fed, parents, likeliest):
+    """All kinds are found before any row is written: a token fed twice is compared with what was known before the step, and its
+    last row stays.
+
+    fed: the token before the root, the root, the nodes
+    """
+    count = len(likeliest)
+    befores, kinds = np.empty(count, np.int64), np.empty((count, 2), np.int64)
+    for i in range(count):
+        befores[i] = fed[0] if i == 0 else fed[parents[i - 1] + 2]  # fed[1], the root, where the parent is ROOT
+        before, token, first = befores[i], fed[i + 1], likeliest[i, 0]
+        _check(vocab_size, before)
+        _check(vocab_size, token)
+        kinds[i, 0] = _kind_after(rows, token, first)
+        if len(rows) > vocab_size:
+            row = _pair_row(rows, vocab_size, before, token)
+            kinds[i, 1] = _kind_after(rows, row, first) if _is_of(rows, row, before, token) else 1
+    for i in range(count):
+        before, token = befores[i], fed[i + 1]
+        _put(rows, vocab_size, token, kinds[i, 0], likeliest, i)
+        if len(rows) > vocab_size:
+            row = _pair_row(rows, vocab_size, before, token)
+            rows[row, BEFORE], rows[row, TOKEN] = before, token
+            _put(rows, vocab_size, row, kinds[i, 1], likeliest, i)
+
+
+@compiled
+def _kind_after(rows, row, first):
+    """The kind of a row that a forward pass is about to overwrite."""
+    return min(np.int64(rows[row, KIND]) + 1, STABLE) if rows[row, FIRST] == first else 1
+
+
+@compiled
+def _put(rows, vocab_size, row, kind, likeliest, i):
+    """A model's output may be wider than its vocabulary; what has no row of its own is left out."""
+    rows[row, KIND] = kind
+    for rank in range(likeliest.shape[1]):
+        token = likeliest[i, rank]
+        rows[row, FIRST + rank] = token if token < vocab_size else UNSEEN
+
+
+@compiled
+def _grow(rows, vocab_size, rates, tree, before, root, room):
+    """Fill the tree: the next node is always the one likeliest to be on the accepted path. Returns how many nodes."""
+    _check(vocab_size, before)
+    _check(vocab_size, root)
+    k, most, size, pushed = rates.shape[1] - 1, len(tree) - 1, 0, 0
+    ranks, scores = np.full((KINDS, k), UNSEEN, np.int64), np.empty((KINDS, k))
+    queue = [
+        (0.0, 0, 0, 0) for _ in range(0)
+    ]  # (-value, how many were pushed before, parent, place among its children)
+    tree[ROOT].token, tree[ROOT].value, tree[ROOT].depth = root, 1.0, 0
+    if room > 0:
+        _open(rows, vocab_size, rates, ranks, scores, tree, ROOT, before)
+        pushed = _offer(rows, ranks, scores, tree, queue, pushed, ROOT, 0)
+    while size < most and len(queue) > 0:
+        value, _, parent, place = heappop(queue)
+        family, node = tree[parent], tree[size]
+        rank = ranks[family.kind, place]
+        node.token, node.parent = rows[family.row, FIRST + rank], parent
+        node.score, node.value, node.depth = scores[family.kind, place], -value, family.depth + 1
+        pushed = _offer(rows, ranks, scores, tree, queue, pushed, parent, place + 1)
+        if node.depth < room:
+            _open(rows, vocab_size, rates, ranks, scores, tree, size, family.token)
+            pushed = _offer(rows, ranks, scores, tree, queue, pushed, size, 0)
+        size += 1
+    return size
+
+
+@compiled
+def _open(rows, vocab_size, rates, ranks, scores, tree, node, before):
+    """Let a node have children."""
+    row, kind = _find(rows, vocab_size, before, tree[node].token)
+    tree[node].row, tree[node].kind = row, kind
+    if ranks[kind, 0] == UNSEEN:
+        _rank(rates, ranks, scores, kind)
+
+
+@compiled
+def _rank(rates, ranks, scores, kind):
+    """Sort the ranks of a kind of row by how often each was right, best first, equals as they are."""
+    k = rates.shape[1] - 1
+    for rank in range(k):
+        score, place = max(rates[kind, rank] / rates[kind, k], FLOOR), rank
+        while place > 0 and scores[kind, place - 1] < score:
+            scores[kind, place], ranks[kind, place] = scores[kind, place - 1], ranks[kind, place - 1]
+            place -= 1
+        scores[kind, place], ranks[kind, place] = score, rank
+
+
+@compiled
+def _offer(rows, ranks, scores, tree, queue, pushed, parent, first):
+    """Let the next sibling compete. A row may end early: what was read has as many successors as the text showed."""
+    family = tree[parent]
+    for place in range(first, ranks.shape[1]):
+        if rows[family.row, FIRST + ranks[family.kind, place]] != UNSEEN:
+            heappush(queue, (-family.value * scores[family.kind, place], pushed, parent, place))
+            return pushed + 1
+    return pushed
+
+
+@cache
+def warm_up() -> None:
+    """Load the compiled code, or compile it (once after installation): here, and not inside a timed step."""
+    rows, rates = Rows(2, 1, 1), untaught(1)
+    rows.read([0, 1], 1)
+    rows.learn(rates, [0, 1, 0])
+    rows.write(0, 1, (0,), (ROOT,), np.zeros((2, 1), np.int64))
+    rows.grow(rates, room_for(1), 0, 1, 1)
