@@ -98,8 +98,8 @@ class Reader:
             find(there.places, reading.index.places, len(reading.index), reading.states[THERE])
             reading.version = there.version
 
-    def draft(self, seq_id: int, room: int) -> Nodes:
-        """The tokens, parents and scores of a draft for what has been read."""
+    def draft(self, seq_id: int, room: int, least: float = 0.0) -> Nodes:
+        """The tokens, parents and scores of a draft for what has been read; no path less probable than `least`."""
         reading = self._readings[seq_id]
         with self.library.lock:
             self._find_there(reading)
@@ -113,7 +113,7 @@ class Reader:
                 len(reading.index),
                 self._nodes,
                 min(room, self._nodes),
-                self._floor,
+                max(self._floor, least),
                 self._ends,
             )
             tree = self._tree

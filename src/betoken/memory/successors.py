@@ -79,9 +79,11 @@ class Rows:
         fed = np.array((before, root, *tokens), np.int32)
         _write(self._rows, self._vocab_size, fed, np.array(parents, np.int32), likeliest)
 
-    def grow(self, rates: npt.NDArray[Any], tree: npt.NDArray[Any], before: int, root: int, room: int) -> Nodes:
-        """The likeliest nodes after a root that stands after another token, none deeper than `room`; `tree` is overwritten."""
-        size = _grow(self._rows, self._vocab_size, rates, tree, before, root, room)
+    def grow(self, rates: npt.NDArray[Any], tree: npt.NDArray[Any], before: int, root: int, room: int, least: float = 0.0
+    ) -> Nodes:
+        """The likeliest nodes after a root that stands after another token, none deeper than `room` and none
+        whose path is less probable than `least`; `tree` is overwritten."""
+        size = _grow(self._rows, self._vocab_size, rates, tree, before, root, room, least)
         grown = tree[:size]
         tokens, parents, scores = grown["token"].tolist(), grown["parent"].tolist(), grown["score"].tolist()
         return tuple(tokens), tuple(parents), tuple(scores)
@@ -201,7 +203,7 @@ def _put(rows, vocab_size, row, kind, likeliest, i):
 
 
 @compiled
-def _grow(rows, vocab_size, rates, tree, before, root, room):
+def _grow(rows, vocab_size, rates, tree, before, root, room, least):
     """Fill the tree: the next node is always the one likeliest to be on the accepted path. Returns how many nodes."""
     _check(vocab_size, before)
     _check(vocab_size, root)
@@ -214,7 +216,7 @@ def _grow(rows, vocab_size, rates, tree, before, root, room):
     if room > 0:
         _open(rows, vocab_size, rates, ranks, scores, tree, ROOT, before)
         pushed = _offer(rows, ranks, scores, tree, queue, pushed, ROOT, 0)
-    while size < most and len(queue) > 0:
+    while size < most and len(queue) > 0 and -queue[0][0] >= least:
         value, _, parent, place = heappop(queue)
         family, node = tree[parent], tree[size]
         rank = ranks[family.kind, place]
@@ -267,4 +269,4 @@ def warm_up() -> None:
     rows.read([0, 1], 1)
     rows.learn(rates, [0, 1, 0])
     rows.write(0, 1, (0,), (ROOT,), np.zeros((2, 1), np.int64))
-    rows.grow(rates, room_for(1), 0, 1, 1)
+    rows.grow(rates, room_for(1), 0, 1, 1, 0.0)

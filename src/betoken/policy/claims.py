@@ -1,10 +1,11 @@
 """Several drafters' trees laid over each other: what each node is worth by everything that is claimed about it, and which nodes to
 keep. Compiled: it runs at every step for every sequence.
 
-A claim is one member's score for a node. It is corrected by that member's record (by its score and the node's depth); claims on one
-node are then taken together as if they erred independently, and corrected once more by the record of exactly this constellation: who
-was asked, and who of them claimed it. All requests share these records, one set for each heat; on top of them each request has a
-small, quick record of its own. Corrections are shifts of log-odds, so scores keep their order.
+A claim is one member's score for a node. What the claims on a node make together is learnt online, as compressors mix their models
+(Mahoney 2005, section 3.2; Mattern 2013): a weighted sum of log-odds. The weights belong to the constellation, who was asked and who
+of them claims the node, and a constant to the constellation and the node's depth. They start where scores are believed, and take a
+gradient step on the log-likelihood for every node whose parent the target emitted. All requests of one heat share them; on top, each
+request has a few constants of its own, which learn quickly.
 """
 
 import math
@@ -19,45 +20,45 @@ from betoken.memory.compiled import compiled
 
 NONE = -1
 MOST = 5  # members of one tree
-# Columns of `ints`, one row a node: the last ones hold who claimed it, as bits.
+# Columns of `ints`, one row a node: the last one holds who claimed it, as bits.
 TOKEN, PARENT, DEPTH, CHILD, SIBLING, CLAIMED = range(6)
-# Columns of `floats`: each member's score, then the joint claim, the probability given the parent, that of the whole path.
-JOINT, VALUE, REACH = MOST, MOST + 1, MOST + 2
-# A record: `[source, bin of log-odds, depth, (trials, hits, sum of scores, shift)]`.
-BINS, DEPTHS = 15, 8
-TRIALS, HITS, CLAIM, SHIFT = range(4)
-# The last ones count how often a member's node was right where its parent was.
-RATES = MOST + 3**MOST
-SOURCES = RATES + MOST
-# A score is believed as if seen right so often; trials fade, so that 1 / (1 - FADE) of them count at most. A request's own record
-# (one bin for each member that claims first) fades sooner.
-BELIEF, FADE = 60.0, 0.998
-OWN_BELIEF, OWN_FADE, OWN_BINS = 20.0, 0.95, 5
-OTHERS = 3.0  # trials of its own that outweigh those of all requests, where a request asks how often a member is right
-MARGIN = 1e-4
+# Columns of `floats`: the log-odds of each member's score, then the probability given the parent by what all requests have shown, the
+# same with what this one has shown, and that of the whole path.
+SHARED, VALUE, REACH = MOST, MOST + 1, MOST + 2
+# A mixer: `[constellation, (weights, constants), (value, how often taught)]`; behind the constellations how often each member's nodes
+# were right: `[member, 0, (hits, trials)]`.
+DEPTHS = 8
+CONSTELLATIONS = 3**MOST
+# A request's own constants: `[who claims first, depth, (value, how often taught)]`.
+OWN_DEPTHS = 4
+# Steps shrink like an average's until they are this small; a Newton step of a constant would be some four times the gradient.
+SMALLEST, FIRST = 0.004, 12.0
+WEIGHT_SMALLEST, WEIGHT_FIRST = 0.002, 60.0
+OWN_SMALLEST, OWN_FIRST, OWN_FADE = (0.02, 0.04, 0.08, 0.25), 20.0, 0.98
+NEWTON = 4.0
+# Several claims agree: their log-odds are averaged, and somewhat more is believed than that.
+AGREED = 0.5
+# How often members are right fades; so many trials of its own outweigh, in a request, those of all.
+RATE_FADE, OTHERS = 0.95, 3.0
+LARGEST = 7.0  # log-odds
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
 @compiled
-def _bounded(p):
-    return min(max(p, MARGIN), 1 - MARGIN)
-
-
-@compiled
 def _log_odds(p):
-    return math.log(p / (1 - p))
+    """Of a score; of one that is none, of an even chance."""
+    if not 0.0 < p:
+        return -LARGEST if p <= 0.0 else 0.0
+    if not p < 1.0:
+        return LARGEST
+    return min(max(math.log(p / (1 - p)), -LARGEST), LARGEST)
 
 
 @compiled
-def _shifted(p, shift):
-    return p if shift == 0.0 else 1 / (1 + (1 - p) / p * math.exp(-shift))
-
-
-@compiled
-def _bin(p):
-    return min(max(int(round(_log_odds(p))) + BINS // 2, 0), BINS - 1)
+def _chance(log_odds):
+    return 1 / (1 + math.exp(-min(max(log_odds, -LARGEST), LARGEST)))
 
 
 @compiled
@@ -70,18 +71,9 @@ def _depth(depth):
 
 
 @compiled
-def _learn(cell, score, hit, fade, belief):
-    cell[TRIALS] = cell[TRIALS] * fade + 1
-    cell[HITS] = cell[HITS] * fade + hit
-    cell[CLAIM] = cell[CLAIM] * fade + score
-    claim = _bounded(cell[CLAIM] / cell[TRIALS])
-    cell[SHIFT] = _log_odds(_bounded((cell[HITS] + belief * claim) / (cell[TRIALS] + belief))) - _log_odds(claim)
-
-
-@compiled
-def _source(claimed, asked):
-    """The constellation's place among the records: a digit a member: not asked, asked in vain, claims."""
-    place, weight = MOST, 1
+def _constellation(claimed, asked):
+    """A digit a member: not asked, asked in vain, claims."""
+    place, weight = 0, 1
     for member in range(MOST):
         if asked >> member & 1:
             place += weight * (2 if claimed >> member & 1 else 1)
@@ -90,12 +82,21 @@ def _source(claimed, asked):
 
 
 @compiled
-def _own(claimed, joint):
-    """A request's own record: by who claims first, and in five steps of the joint claim."""
+def _first(claimed):
     first = 0
     while not claimed >> first & 1:
         first += 1
-    return first, min(int(joint * OWN_BINS), OWN_BINS - 1)
+    return first
+
+
+@compiled
+def _mixed(row, claimed, depth, mixer):
+    """The log-odds that the claims make together."""
+    found = mixer[MOST + depth, 0]
+    for member in range(MOST):
+        if claimed >> member & 1:
+            found += mixer[member, 0] * row[member]
+    return found
 
 
 @compiled
@@ -126,34 +127,28 @@ def lay(ints, floats, size, member, draft, scores):
             ints[parent, CHILD] = node
         places[i] = node
         ints[node, CLAIMED] |= 1 << member
-        floats[node, member] = _bounded(scores[i] if scores[i] == scores[i] else 0.5)
+        floats[node, member] = _log_odds(scores[i])
     return size
 
 
 @compiled
-def weigh(ints, floats, size, asked, records, own, least):
+def weigh(ints, floats, size, asked, mixer, own, least):
     """What every node is worth; returns how much the tree adds: the sum over nodes of how far the probability of being on the
     accepted path is above `least`, what a node costs in tokens."""
     added = 0.0
     for node in range(size):
-        claimed, depth, wrong = ints[node, CLAIMED], _depth(ints[node, DEPTH]), 1.0
-        for member in range(MOST):
-            if claimed >> member & 1:
-                score = floats[node, member]
-                wrong *= 1 - _shifted(score, records[member, _bin(score), depth, SHIFT])
-        joint = _bounded(1 - wrong)
-        first, step = _own(claimed, joint)
-        value = _shifted(joint, records[_source(claimed, asked), _bin(joint), depth, SHIFT])
-        value = _shifted(value, own[first, step, SHIFT])
+        claimed, depth = ints[node, CLAIMED], _depth(ints[node, DEPTH])
+        shared = _mixed(floats[node], claimed, depth, mixer[_constellation(claimed, asked)])
+        value = _chance(shared + own[_first(claimed), min(depth, OWN_DEPTHS - 1), 0])
         parent = ints[node, PARENT]
-        floats[node, JOINT], floats[node, VALUE] = joint, value
+        floats[node, SHARED], floats[node, VALUE] = _chance(shared), value
         floats[node, REACH] = value if parent == NONE else value * floats[parent, REACH]
         added += max(floats[node, REACH] - least, 0.0)
     return added
 
 
 @compiled
-def learn(ints, floats, size, asked, records, own, emitted):
+def learn(ints, floats, size, asked, mixer, own, emitted):
     """The target has said which nodes were right: those whose parent it emitted, fed or not. Returns how deep the tree was right."""
     parent, right = len(ints) - 1, 0
     for token in emitted:
@@ -162,7 +157,14 @@ def learn(ints, floats, size, asked, records, own, emitted):
             hit = ints[node, TOKEN] == token
             if hit:
                 following = node
-            _judge(ints[node, CLAIMED], _depth(ints[node, DEPTH]), floats[node], asked, hit, records, own)
+            claimed, depth = ints[node, CLAIMED], _depth(ints[node, DEPTH])
+            _teach(floats[node], claimed, depth, hit, mixer[_constellation(claimed, asked)])
+            near = min(depth, OWN_DEPTHS - 1)
+            _teach_own(floats[node, VALUE], own[_first(claimed), near], hit, OWN_SMALLEST[near])
+            for member in range(MOST):
+                if claimed >> member & 1:
+                    _count(mixer[CONSTELLATIONS + member, 0], hit)
+                    _count(own[member, OWN_DEPTHS], hit)
             node = ints[node, SIBLING]
         if following == NONE:
             break
@@ -171,24 +173,35 @@ def learn(ints, floats, size, asked, records, own, emitted):
 
 
 @compiled
-def _judge(claimed, depth, row, asked, hit, records, own):
+def _teach(row, claimed, depth, hit, mixer):
+    off = hit - row[SHARED]
+    constant = mixer[MOST + depth]
+    constant[1] += 1
+    constant[0] += NEWTON * max(SMALLEST, 1 / (constant[1] + FIRST)) * off
     for member in range(MOST):
         if claimed >> member & 1:
-            _learn(records[member, _bin(row[member]), depth], row[member], hit, FADE, BELIEF)
-            for rate in (records[RATES + member, 0, 0], own[member, OWN_BINS]):
-                rate[TRIALS] = rate[TRIALS] * OWN_FADE + 1
-                rate[HITS] = rate[HITS] * OWN_FADE + hit
-    joint = row[JOINT]
-    source, (first, step) = _source(claimed, asked), _own(claimed, joint)
-    shared = _shifted(joint, records[source, _bin(joint), depth, SHIFT])
-    _learn(own[first, step], shared, hit, OWN_FADE, OWN_BELIEF)
-    _learn(records[source, _bin(joint), depth], joint, hit, FADE, BELIEF)
+            weight = mixer[member]
+            weight[1] += 1
+            weight[0] += max(WEIGHT_SMALLEST, 1 / (weight[1] + WEIGHT_FIRST)) * off * row[member]
 
 
 @compiled
-def calibrated(records, member, score, depth):
-    score = _bounded(score)
-    return _shifted(score, records[member, _bin(score), _depth(depth), SHIFT])
+def _teach_own(value, constant, hit, smallest):
+    constant[1] += 1
+    constant[0] = OWN_FADE * constant[0] + NEWTON * max(smallest, 1 / (constant[1] + OWN_FIRST)) * (hit - value)
+
+
+@compiled
+def _count(rate, hit):
+    rate[0], rate[1] = rate[0] * RATE_FADE + hit, rate[1] * RATE_FADE + 1
+
+
+@compiled
+def chance(mixer, own, member, score, depth):
+    """What a member's score has meant where nobody else claimed the same."""
+    depth = _depth(depth)
+    shared = mixer[MOST + depth, 0] + mixer[member, 0] * _log_odds(score)
+    return _chance(shared + own[member, min(depth, OWN_DEPTHS - 1), 0])
 
 
 @compiled
@@ -215,11 +228,23 @@ def depth_by(ints, emitted, members):
     return deep
 
 
+def untaught() -> Floats:
+    """A mixer that believes what it is told."""
+    mixer = np.zeros((CONSTELLATIONS + MOST, MOST + DEPTHS, 2))
+    for place in range(CONSTELLATIONS):
+        digits = [place // 3**member % 3 for member in range(MOST)]
+        claims = digits.count(2)
+        for member, digit in enumerate(digits):
+            mixer[place, member, 0] = 1 / claims if digit == 2 else 0.0
+        mixer[place, MOST:, 0] = AGREED * max(claims - 1, 0)
+    return mixer
+
+
 @dataclass(slots=True)
 class Records:
     """What became of claims, of all requests of one heat."""
 
-    shared: Floats = field(default_factory=lambda: np.zeros((SOURCES, BINS, DEPTHS, 4)))
+    mixer: Floats = field(default_factory=untaught)
 
 
 class Claims:
@@ -229,7 +254,7 @@ class Claims:
 
     def __init__(self, records: Records, room: int) -> None:
         self._records = records
-        self.own = np.zeros((MOST, OWN_BINS + 1, 4))
+        self.own = np.zeros((MOST, OWN_DEPTHS + 1, 2))
         self._ints: Ints = np.empty((room + 1, 6), np.int64)
         self._floats: Floats = np.empty((room + 1, MOST + 3))
         self._order, self._reached = np.empty(room, np.int64), np.empty(room)
@@ -249,7 +274,7 @@ class Claims:
             self.size = lay(self._ints, self._floats, self.size, member, nodes, scores)
         if not self.size:
             return 0.0
-        added: float = weigh(self._ints, self._floats, self.size, self.asked, self._records.shared, self.own, least)
+        added: float = weigh(self._ints, self._floats, self.size, self.asked, self._records.mixer, self.own, least)
         return added
 
     def reached(self) -> Floats:
@@ -278,17 +303,18 @@ class Claims:
         if not self.size:
             return 0
         tokens = np.array(emitted, np.int64)
-        return int(learn(self._ints, self._floats, self.size, self.asked, self._records.shared, self.own, tokens))
+        return int(learn(self._ints, self._floats, self.size, self.asked, self._records.mixer, self.own, tokens))
 
-    def calibrated(self, member: int, score: float, depth: int) -> float:
-        """What a member's score has meant."""
-        return float(calibrated(self._records.shared, member, score, depth))
+    def chance(self, member: int, score: float, depth: int) -> float:
+        """What a member's score has meant where nobody else claimed the same."""
+        constellation = self._records.mixer[2 * 3**member]
+        return float(chance(constellation, self.own, member, score, depth))
 
     def rate(self, member: int) -> float:
         """How often a node of a member was right where its parent was."""
-        shared, own = self._records.shared[RATES + member, 0, 0], self.own[member, OWN_BINS]
-        others = (shared[HITS] + 1) / (shared[TRIALS] + 1.5)
-        return float((own[HITS] + OTHERS * others) / (own[TRIALS] + OTHERS))
+        (hits, trials), (own_hits, own_trials) = self._records.mixer[CONSTELLATIONS + member, 0], self.own[member, OWN_DEPTHS]
+        others = (hits + 1) / (trials + 1.5)
+        return float((own_hits + OTHERS * others) / (own_trials + OTHERS))
 
     def depth_by(self, members: int, emitted: Any) -> int:
         """How deep these tokens are right in what these members (bits) claim."""

@@ -313,8 +313,10 @@ class Auto(BaseProposer):
             row.dropped.add(index)
 
     def forget(self) -> None:
+        from betoken.policy.claims import untaught
+
         for records in self._records:
-            records.shared[:] = 0.0
+            records.mixer[:] = untaught()
         self._learnt_nothing()
         for member in self._members:
             member.forget()
@@ -353,7 +355,7 @@ class _Levels:
     def _reach(self, seq_id: int, scores: Sequence[float]) -> float:
         row, reach = self._rows[seq_id], 1.0
         for depth, score in enumerate(scores, 1):
-            reach *= row.claims.calibrated(self._index, score, depth)
+            reach *= row.claims.chance(self._index, score, depth)
         return reach * row.claims.rate(self._index)
 
 

@@ -61,13 +61,13 @@ class ReadingProposer(BaseProposer):
         self._reader.begin(seq.seq_id, seq.prompt_length, seq.namespace)
 
     def propose(self, ctx: ProposeContext) -> list[Draft]:
-        return [self._draft(seq) for seq in ctx.seqs]
+        return [self._draft(seq, ctx.least) for seq in ctx.seqs]
 
-    def _draft(self, seq: SeqView) -> Draft:
+    def _draft(self, seq: SeqView, least: float) -> Draft:
         if seq.room < 1:
             return EMPTY
         self._reader.read(seq.seq_id, seq.tokens, seq.prompt_length)
-        tokens, parents, scores = self._reader.draft(seq.seq_id, seq.room)
+        tokens, parents, scores = self._reader.draft(seq.seq_id, seq.room, least)
         return Draft.trusted(tuple(tokens), tuple(parents), tuple(scores)) if tokens else NOTHING
 
     def observe(self, ctx: ObserveContext) -> None:
