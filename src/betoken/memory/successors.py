@@ -79,7 +79,8 @@ class Rows:
         fed = np.array((before, root, *tokens), np.int32)
         _write(self._rows, self._vocab_size, fed, np.array(parents, np.int32), likeliest)
 
-    def grow(self, rates: npt.NDArray[Any], tree: npt.NDArray[Any], before: int, root: int, room: int, least: float = 0.0
+    def grow(
+        self, rates: npt.NDArray[Any], tree: npt.NDArray[Any], before: int, root: int, room: int, least: float = 0.0
     ) -> Nodes:
         """The likeliest nodes after a root that stands after another token, none deeper than `room` and none
         whose path is less probable than `least`; `tree` is overwritten."""

@@ -49,7 +49,7 @@ Floats = npt.NDArray[np.float64]
 @compiled
 def _log_odds(p):
     """Of a score; of one that is none, of an even chance."""
-    if not 0.0 < p:
+    if not p > 0.0:
         return -LARGEST if p <= 0.0 else 0.0
     if not p < 1.0:
         return LARGEST
@@ -205,27 +205,40 @@ def chance(mixer, own, member, score, depth):
 
 
 @compiled
-def rank(floats, size, order, reached):
-    """The nodes, likeliest on the accepted path first, and what the first k of them add; no node beats its parent."""
-    order[:size] = np.argsort(-floats[:size, REACH], kind="mergesort")
+def rank(floats, size, order, gained):
+    """Sort the nodes, likeliest on the accepted path first (no node beats its parent), and add to `gained`, `[1 + N]`, how many
+    tokens the first k of them are expected to bring; more than there are bring no more."""
+    reach = floats[:size, REACH]
+    order[:size] = np.argsort(-reach, kind="mergesort")
     total = 0.0
-    for i in range(size):
-        total += floats[order[i], REACH]
-        reached[i] = total
+    for k in range(1, len(gained)):
+        if k <= size:
+            total += reach[order[k - 1]]
+        gained[k] += total
 
 
 @compiled
-def depth_by(ints, emitted, members):
-    """How deep these tokens are right in the part of the tree that these members claim."""
-    parent, deep = len(ints) - 1, 0
-    for token in emitted:
-        node = ints[parent, CHILD]
-        while node != NONE and (ints[node, TOKEN] != token or not ints[node, CLAIMED] & members):
-            node = ints[node, SIBLING]
-        if node == NONE:
-            break
-        parent, deep = node, deep + 1
-    return deep
+def widest(gained, seconds, rows, asking):
+    """How many nodes the widest draft should have for the most tokens per second: `gained` on top of a token a row, in `seconds` of
+    the pass and what has been spent on `asking` already."""
+    best, most = 0, rows / (seconds[0] + asking)
+    for nodes in range(1, len(gained)):
+        rate = (rows + gained[nodes]) / (seconds[nodes] + asking)
+        if rate > most:
+            best, most = nodes, rate
+    return best
+
+
+@compiled
+def pick(ints, floats, order, nodes, tokens, parents, values):
+    """Write out the first nodes of the order, as a draft."""
+    place = np.empty(len(ints), np.int64)
+    for i in range(nodes):
+        node = order[i]
+        place[node] = i
+        parent = ints[node, PARENT]
+        tokens[i], values[i] = ints[node, TOKEN], floats[node, VALUE]
+        parents[i] = NONE if parent == NONE else place[parent]
 
 
 def untaught() -> Floats:
@@ -250,14 +263,14 @@ class Records:
 class Claims:
     """One sequence's tree of claims, filled anew at every step."""
 
-    __slots__ = ("_floats", "_ints", "_order", "_reached", "_records", "asked", "own", "size")
+    __slots__ = ("_floats", "_ints", "_order", "_records", "asked", "own", "size")
 
     def __init__(self, records: Records, room: int) -> None:
         self._records = records
         self.own = np.zeros((MOST, OWN_DEPTHS + 1, 2))
         self._ints: Ints = np.empty((room + 1, 6), np.int64)
         self._floats: Floats = np.empty((room + 1, MOST + 3))
-        self._order, self._reached = np.empty(room, np.int64), np.empty(room)
+        self._order = np.empty(room, np.int64)
         self.clear()
 
     def clear(self) -> None:
@@ -277,26 +290,19 @@ class Claims:
         added: float = weigh(self._ints, self._floats, self.size, self.asked, self._records.mixer, self.own, least)
         return added
 
-    def reached(self) -> Floats:
-        """`[N]`: how many tokens the likeliest k + 1 nodes are expected to add."""
+    def rank(self, gained: Floats) -> None:
+        """Add to `gained`, `[1 + N]`, how many tokens the likeliest 0, 1, ... nodes are expected to bring."""
         if self.size:
-            rank(self._floats, self.size, self._order, self._reached)
-        return self._reached[: self.size]
+            rank(self._floats, self.size, self._order, gained)
 
     def best(self, nodes: int) -> Draft:
-        """The likeliest nodes, likeliest first. After `reached`."""
+        """The likeliest nodes, likeliest first. After `rank`."""
         nodes = min(nodes, self.size)
         if not nodes:
             return EMPTY
-        order = self._order[:nodes]
-        chosen = self._ints[order]
-        place = np.empty(self.size + 1, np.int64)
-        place[order], place[-1] = np.arange(nodes), NONE
-        return Draft(
-            tuple(chosen[:, TOKEN].tolist()),
-            tuple(place[chosen[:, PARENT]].tolist()),
-            tuple(self._floats[order, VALUE].tolist()),
-        )
+        tokens, parents, values = np.empty(nodes, np.int64), np.empty(nodes, np.int64), np.empty(nodes)
+        pick(self._ints, self._floats, self._order, nodes, tokens, parents, values)
+        return Draft.trusted(tuple(tokens.tolist()), tuple(parents.tolist()), tuple(values.tolist()))
 
     def learn(self, emitted: Any) -> int:
         """What the target said; returns how deep the tree was right."""
@@ -312,10 +318,9 @@ class Claims:
 
     def rate(self, member: int) -> float:
         """How often a node of a member was right where its parent was."""
-        (hits, trials), (own_hits, own_trials) = self._records.mixer[CONSTELLATIONS + member, 0], self.own[member, OWN_DEPTHS]
+        (hits, trials), (own_hits, own_trials) = (
+            self._records.mixer[CONSTELLATIONS + member, 0],
+            self.own[member, OWN_DEPTHS],
+        )
         others = (hits + 1) / (trials + 1.5)
         return float((own_hits + OTHERS * others) / (own_trials + OTHERS))
-
-    def depth_by(self, members: int, emitted: Any) -> int:
-        """How deep these tokens are right in what these members (bits) claim."""
-        return int(depth_by(self._ints, np.array(emitted, np.int64), members)) if self.size else 0

@@ -10,7 +10,6 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Protocol
 
 import numpy as np
@@ -66,9 +65,11 @@ class _Off:
 
     lately: deque[float] = field(default_factory=lambda: deque(maxlen=LATELY))
 
-    @property
-    def shift(self) -> float:
-        return median(self.lately) * len(self.lately) / (len(self.lately) + DOUBT)
+    shift: float = 0.0
+
+    def learn(self, off: float) -> None:
+        self.lately.append(off)
+        self.shift = _middle(self.lately) * len(self.lately) / (len(self.lately) + DOUBT)
 
 
 class Measured:
@@ -83,12 +84,13 @@ class Measured:
         self.passes = 0
         self._off: dict[tuple[int, int], _Off] = {}
         self._now: deque[float] = deque(maxlen=NOW)
+        self._slow = 0.0
         self._known: dict[tuple[int, int, int], tuple[int, Floats]] = {}
         self._base: dict[tuple[int, int, int], Floats] = {}
 
     @property
     def pace(self) -> float:
-        return math.exp(median(self._now)) if self._now else 1.0
+        return math.exp(self._slow)
 
     def seconds(self, rows: int, context: int, nodes: int) -> Floats:
         key = rows, context.bit_length(), nodes
@@ -104,8 +106,9 @@ class Measured:
         base = self._uncorrected(rows, context.bit_length(), width - 1)[-1]
         off = self._off.setdefault((rows, bisect_left(CLASSES, width)), _Off())
         residual = math.log(seconds / base)
-        self._now.append(residual - (off.shift if off.lately else 0.0))
-        off.lately.append(residual - median(self._now))
+        self._now.append(residual - off.shift)
+        self._slow = _middle(self._now)
+        off.learn(residual - self._slow)
 
     def _corrected(self, rows: int, bits: int, nodes: int) -> Floats:
         base = self._uncorrected(rows, bits, nodes)
@@ -152,6 +155,10 @@ class Measured:
 
     def _line(self, rows: int, context: int) -> dict[int, float]:
         return {width: s for (row, width, long), s in self.points.items() if row == rows and long == context}
+
+
+def _middle(values: deque[float]) -> float:
+    return sorted(values)[len(values) // 2]
 
 
 def _along(line: Mapping[int, float], widths: Floats) -> Floats:

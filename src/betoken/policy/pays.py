@@ -8,7 +8,6 @@ situation; for all requests together, and for each request, whose own experience
 from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass, field
-from statistics import median
 
 # Situations: what the tree adds already, in tokens; where nobody was asked yet, how deep the last step's tree was right.
 ADDED = (0.05, 0.15, 0.35, 0.7, 1.5, 3.0, 6.0, 12.0)
@@ -20,6 +19,7 @@ FADE, OWN_FADE = 0.97, 0.9
 # So many answers of others are as good as one's own; one's own fade by so much a step.
 OTHERS, FORGET = 2.0, 0.985
 LATELY = 15
+FEWEST = 3  # answers before a price is believed: the first one may have had to load something
 
 
 def situation(added: float, right: int | None, *, first: bool) -> int:
@@ -31,26 +31,29 @@ def situation(added: float, right: int | None, *, first: bool) -> int:
 
 @dataclass(slots=True)
 class Experience:
-    """Answers, fading: how many, and what they were worth together, by situation."""
+    """Answers, fading: how many, what they were worth together, and at which step the last one came; by situation."""
 
-    count: list[float]
-    worth: list[float]
-
-    @staticmethod
-    def none() -> "Experience":
-        return Experience([0.0] * SITUATIONS, [0.0] * SITUATIONS)
+    count: list[float] = field(default_factory=lambda: [0.0] * SITUATIONS)
+    worth: list[float] = field(default_factory=lambda: [0.0] * SITUATIONS)
+    last: list[int] = field(default_factory=lambda: [0] * SITUATIONS)
 
     @staticmethod
     def hopeful() -> "Experience":
         return Experience([HOPED] * SITUATIONS, [HOPE * HOPED] * SITUATIONS)
 
-    def learn(self, where: int, worth: float, fade: float) -> None:
+    def learn(self, where: int, worth: float, fade: float, step: int = 0) -> None:
+        fade *= self._left(where, step)
         self.count[where] = self.count[where] * fade + 1
         self.worth[where] = self.worth[where] * fade + worth
+        self.last[where] = step
 
-    def forget(self, share: float) -> None:
-        self.count = [count * share for count in self.count]
-        self.worth = [worth * share for worth in self.worth]
+    def of(self, where: int, step: int) -> tuple[float, float]:
+        """How many answers count now, and what they were worth together."""
+        left = self._left(where, step)
+        return self.count[where] * left, self.worth[where] * left
+
+    def _left(self, where: int, step: int) -> float:
+        return float(FORGET ** (step - self.last[where])) if step else 1.0
 
 
 @dataclass(slots=True)
@@ -62,7 +65,7 @@ class Lately:
 
     def learn(self, value: float) -> None:
         self.values.append(value)
-        self.middle = median(self.values)
+        self.middle = sorted(self.values)[len(self.values) // 2]
 
 
 @dataclass(slots=True)
@@ -71,17 +74,19 @@ class Price:
 
     seconds: Lately = field(default_factory=Lately)
     following: Lately = field(default_factory=Lately)  # of observing what came of it
+    beginning: Lately = field(default_factory=Lately)  # of reading a sequence before the first draft
 
     @property
     def known(self) -> bool:
-        return bool(self.seconds.values)
+        return len(self.seconds.values) >= FEWEST
 
     @property
     def row(self) -> float:
         return self.seconds.middle + self.following.middle
 
 
-def expected(shared: Experience, own: Experience, where: int) -> float:
-    """What one more answer is expected to be worth, in tokens."""
+def expected(shared: Experience, own: Experience, where: int, step: int) -> float:
+    """What one more answer is expected to be worth, in tokens. step: of the request."""
     others = OTHERS * shared.worth[where] / shared.count[where]
-    return (own.worth[where] + others) / (own.count[where] + OTHERS)
+    count, worth = own.of(where, step)
+    return (worth + others) / (count + OTHERS)

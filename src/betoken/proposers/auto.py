@@ -20,7 +20,8 @@ import numpy as np
 from betoken.draft import EMPTY, Draft
 from betoken.errors import BetokenError, ParameterError
 from betoken.policy.cost import Curve, Measured
-from betoken.policy.pays import FADE, FORGET, OWN_FADE, Experience, Lately, Price, expected, situation
+from betoken.policy.ledger import Ledger, Note
+from betoken.policy.pays import FADE, OWN_FADE, Experience, Lately, Price, expected, situation
 from betoken.proposers.base import (
     BaseProposer,
     Needs,
@@ -44,8 +45,10 @@ LOG = logging.getLogger("betoken.auto")
 MOST_NODES = 512
 # Of the time that passes, this share may go to asking drafters that do not seem to pay.
 EXPLORE = 0.01
-# How quickly the rate of tokens follows, a step; how much this step's own prospects say about it.
-RATE_FADE, PROSPECT = 0.97, 1.0
+# How quickly the rate of tokens follows, a step.
+RATE_FADE = 0.97
+# Nobody is asked for the sake of it who was asked so few steps ago. What beginning a sequence costs is spread over so many steps.
+RESTING, BEGINNING = 4, 24
 # Nodes less likely than this share of what a node must be worth need not be drafted: calibration may still raise them.
 SLACK = 0.25
 HEATS = (0.0, 0.6)
@@ -63,7 +66,7 @@ class _Row:
     asked: list[int] = field(default_factory=list)
     added: float = 0.0
     right: int | None = None
-    expected: float = 0.0
+    steps: int = 0
 
 
 @dataclass(slots=True)
@@ -73,7 +76,9 @@ class _Step:
     rows: int = 0
     context: int = 0
     nodes: int = 0
+    most: int = 0  # nodes there were, of the row that had most
     expected: float = 0.0
+    asking: float = 0.0  # measured, at the usual pace
     seconds: float = 0.0  # predicted, at the usual pace: the pass, and asking
     spent: float = 0.0  # measured: asking and deciding
 
@@ -118,15 +123,16 @@ class Auto(BaseProposer):
         count = len(self._members)
         self._shared = [[Experience.hopeful() for _ in range(count)] for _ in self._records]
         self._prices = [Price() for _ in range(count)]
-        self._levels = Lately()
+        self._levels, self._overhead = Lately(), Lately()
         self._tokens, self._passes, self._speedup = (
             1.0,
             1.0,
             1.0,
         )  # a row's, and how many plain passes they took; fading
         self._allowance = 0.0
-        self._since = [0] * count
+        self._since, self._turn = [0] * count, 0
         self._step = _Step()
+        self.ledger = Ledger(self._names)
 
     @property
     def library(self) -> Any:
@@ -141,7 +147,7 @@ class Auto(BaseProposer):
         temperature = seq.sampler.params.temperature
         heat = sum(temperature > edge for edge in HEATS)
         claims = Claims(self._records[heat], self._room)
-        row = self._rows[seq.seq_id] = _Row(heat, claims, [Experience.none() for _ in self._members])
+        row = self._rows[seq.seq_id] = _Row(heat, claims, [Experience() for _ in self._members])
         for index, member in enumerate(self._members):
             if getattr(member, "library", None) is not None:
                 self._begin(index, [(seq, row)])
@@ -154,7 +160,9 @@ class Auto(BaseProposer):
         for seq, row in pairs:
             if index not in row.begun:
                 row.begun.add(index)
+                start = self._clock()
                 self._guarded(index, [(seq, row)], lambda seq=seq: self._members[index].begin(seq))  # type: ignore[misc]
+                self._prices[index].beginning.learn((self._clock() - start) / self._curve.pace)
 
     def propose(self, ctx: ProposeContext) -> list[Draft]:
         if ctx.stochastic:
@@ -172,42 +180,82 @@ class Auto(BaseProposer):
             row.claims.clear()
             row.asked.clear()
             row.added = 0.0
-        asking = sum(self._ask_where_it_pays(index, pairs, rate, least) for index in range(len(self._members)))
+        asking = self._ask_all(pairs, rate, least)
         drafts = self._choose(pairs, rows, seconds, asking)
         step = self._step
         step.context, step.spent = context, self._clock() - start
         return drafts
 
-    def _ask_where_it_pays(self, index: int, pairs: Sequence[tuple[SeqView, _Row]], rate: float, least: float) -> float:
-        """Returns the seconds that took, at the usual pace."""
-        asked = [(seq, row) for seq, row in pairs if self._pays(index, seq, row, rate)]
-        if not asked:
-            self._since[index] += 1
-            return 0.0
-        self._since[index] = 0
-        start = self._clock()
-        self._begin(index, asked)
-        drafts = self._drafts(index, asked, rate, least)
-        took = (self._clock() - start) / self._curve.pace
-        self._prices[index].seconds.learn(took / len(asked))
-        for (_, row), draft in zip(asked, drafts, strict=True):
-            self._take(index, row, draft, least)
+    def _ask_all(self, pairs: Sequence[tuple[SeqView, _Row]], rate: float, least: float) -> float:
+        """Each row asks whom it thinks is worth most, then the next, until nobody seems to pay. Returns the seconds that took, at the
+        usual pace."""
+        took = 0.0
+        waiting = pairs
+        tried = self._explored(pairs)
+        while waiting:
+            chosen: dict[int, list[tuple[SeqView, _Row]]] = {}
+            for seq, row in waiting:
+                index = tried.pop(seq.seq_id, None)
+                if index is None:
+                    index = self._next(seq, row, rate)
+                if index is not None:
+                    chosen.setdefault(index, []).append((seq, row))
+            waiting = [pair for index in sorted(chosen) for pair in chosen[index]]
+            for index, asked in chosen.items():
+                took += self._ask(index, asked, rate, least)
         return took
 
-    def _pays(self, index: int, seq: SeqView, row: _Row, rate: float) -> bool:
-        if index in row.dropped or seq.room < 1 or not self._able(index, seq):
-            return False
+    def _next(self, seq: SeqView, row: _Row, rate: float) -> int | None:
+        """Whom a row should ask now: the one whose answer is worth most beyond its price; None where nobody's is."""
+        best, most = None, 0.0
         where = situation(row.added, row.right, first=not row.asked)
-        price = self._prices[index]
-        cost = rate * price.row
-        if not price.known or expected(self._shared[row.heat][index], row.own[index], where) > cost:
-            return True
-        if self._allowance >= price.row and self._since[index] >= max(self._since):
-            self._allowance -= price.row
-            return True
-        return False
+        shared = self._shared[row.heat]
+        for index, price in enumerate(self._prices):
+            if index in row.asked or not self._able(index, seq, row):
+                continue
+            if not price.known:
+                return index
+            cost = price.row if index in row.begun else price.row + price.beginning.middle / BEGINNING
+            worth = expected(shared[index], row.own[index], where, row.steps) - rate * cost
+            if worth > most:
+                best, most = index, worth
+        return best
 
-    def _able(self, index: int, seq: SeqView) -> bool:
+    def _explored(self, pairs: Sequence[tuple[SeqView, _Row]]) -> dict[int, int]:
+        """Who is asked first by whom, to see what comes of it: the one asked least recently, where time has been put by for it."""
+        seq, row = pairs[self._turn % len(pairs)]
+        self._turn += 1
+        able = [index for index in range(len(self._members)) if self._able(index, seq, row)]
+        for index in able:
+            self._since[index] += 1
+        if not able:
+            return {}
+        index = max(able, key=self._since.__getitem__)
+        price = self._prices[index]
+        cost = price.row if index in row.begun else price.row + price.beginning.middle
+        if self._since[index] < RESTING or self._allowance < cost:
+            return {}
+        self._allowance -= cost
+        return {seq.seq_id: index}
+
+    def _ask(self, index: int, pairs: Sequence[tuple[SeqView, _Row]], rate: float, least: float) -> float:
+        """Ask one member for some rows; returns the seconds that took, at the usual pace."""
+        self._since[index] = 0
+        begun = self._clock()
+        self._begin(index, pairs)
+        start = self._clock()
+        drafts = self._drafts(index, pairs, rate, least)
+        for (_, row), draft in zip(pairs, drafts, strict=True):
+            self._take(index, row, draft, least)
+        now, pace, price = self._clock(), self._curve.pace, self._prices[index]
+        if any(drafts) or not self._members[index].needs.levels:
+            price.seconds.learn((now - start) / pace / len(pairs))
+        self.ledger.accounts[self._names[index]].seconds += now - begun
+        return (now - begun) / pace
+
+    def _able(self, index: int, seq: SeqView, row: _Row) -> bool:
+        if index in row.dropped or seq.room < 1:
+            return False
         return self._names[index] != "reference" or bool(seq.reference)
 
     def _drafts(self, index: int, pairs: Sequence[tuple[SeqView, _Row]], rate: float, least: float) -> Sequence[Draft]:
@@ -227,29 +275,22 @@ class Auto(BaseProposer):
         added = row.claims.add(index, draft, least)
         worth = added - row.added
         self._shared[row.heat][index].learn(where, worth, FADE)
-        row.own[index].learn(where, worth, OWN_FADE)
+        row.own[index].learn(where, worth, OWN_FADE, row.steps)
         row.added = added
+        account = self.ledger.accounts[self._names[index]]
+        account.asked += 1
+        account.worth += worth
 
     def _choose(self, pairs: Sequence[tuple[SeqView, _Row]], rows: int, seconds: Any, asking: float) -> list[Draft]:
         """As wide as pays for the whole batch; each row's likeliest nodes up to there, for padding costs as much."""
-        gained = np.zeros(self._nodes + 1)
-        reached = []
-        for seq, row in pairs:
-            most = min(self._nodes, row.claims.size)
-            tokens = row.claims.reached()[:most]
-            reached.append(tokens)
-            if most:
-                gained[1 : most + 1] += tokens
-                gained[most + 1 :] += tokens[-1]
-        step = self._step
-        step.rows = rows
-        rates = (rows + gained) / (seconds + asking)
-        usual = self._speedup * rows / seconds[0]
-        rate = (1 - PROSPECT) * usual + PROSPECT * float(rates.max())
-        step.nodes = int(np.argmax(gained - rate * seconds)) if gained[-1] else 0
+        from betoken.policy.claims import widest
+
+        step, gained = self._step, np.zeros(self._nodes + 1)
+        for _, row in pairs:
+            row.claims.rank(gained)
+        step.rows, step.nodes = rows, int(widest(gained, seconds, rows, asking))
+        step.most, step.asking = min(max(row.claims.size for _, row in pairs), self._nodes), asking
         step.expected, step.seconds = float(rows + gained[step.nodes]), float(seconds[step.nodes] + asking)
-        for (_, row), tokens in zip(pairs, reached, strict=True):
-            row.expected = float(tokens[min(step.nodes, len(tokens)) - 1]) if step.nodes and len(tokens) else 0.0
         return [row.claims.best(step.nodes) for _, row in pairs]
 
     def observe(self, ctx: ObserveContext) -> None:
@@ -260,8 +301,7 @@ class Auto(BaseProposer):
             row = self._rows[seq.seq_id]
             emitted += len(verdict.tokens)
             row.right = row.claims.learn(verdict.tokens) if row.asked else None
-            for own in row.own:
-                own.forget(FORGET)
+            row.steps += 1
         width = 1 + max(len(draft) for draft in ctx.drafts)
         self._curve.learn(step.rows, width, step.context, ctx.seconds)
         following = sum(self._follow(index, ctx, pace) for index in range(len(self._members)))
@@ -274,6 +314,13 @@ class Auto(BaseProposer):
             self._allowance + self._explore * whole, 8 * max((p.row for p in self._prices), default=0)
         )
         step.spent += self._clock() - start
+        asked = tuple(sum(index in row.asked for row in self._rows.values()) for index in range(len(self._members)))
+        seconds = pace * (step.seconds + self._overhead.middle), ctx.seconds + step.spent
+        self._overhead.learn((step.spent - step.asking * pace) / pace)
+        note = Note(
+            step.rows, step.context, step.nodes, step.most, asked, step.expected, emitted, *seconds, plain * pace
+        )
+        self.ledger.note(note)
 
     def _follow(self, index: int, ctx: ObserveContext, pace: float) -> float:
         """Show a member what came of it, for the rows it was asked for; returns the seconds, at the usual pace."""

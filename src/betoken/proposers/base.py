@@ -23,6 +23,7 @@ class Needs:
 
     top_ids: int = 0  # the k most likely tokens at the root and at every node
     draft_probs: bool = False  # residual mode: the engine asks the proposer to draw its tokens and say the law
+    levels: bool = False  # drafts level by level, and asks `ProposeContext.pays` before each
 
 
 NOTHING = Needs()

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from betoken.draft import ROOT, Draft, select
 from betoken.errors import ParameterError, UnsupportedModelError
-from betoken.proposers.base import BaseProposer, ObserveContext, ProposeContext, SeqView, Workshop, register
+from betoken.proposers.base import BaseProposer, Needs, ObserveContext, ProposeContext, SeqView, Workshop, register
 from betoken.targets.base import Feed, Scores, Target
 
 CHUNK = 512
@@ -112,6 +112,7 @@ class DraftModel(BaseProposer):
     """
 
     name = "draft"
+    needs = Needs(levels=True)
 
     def __init__(
         self,
