@@ -22,24 +22,32 @@ NONE = -1
 MOST = 5  # members of one tree
 # Columns of `ints`, one row a node: the last one holds who claimed it, as bits.
 TOKEN, PARENT, DEPTH, CHILD, SIBLING, CLAIMED = range(6)
-# Columns of `floats`: the log-odds of each member's score, then the probability given the parent by what all requests have shown, the
-# same with what this one has shown, and that of the whole path.
-SHARED, VALUE, REACH = MOST, MOST + 1, MOST + 2
+# Columns of `floats`: what each member's score has meant, in log-odds; the scores themselves, likewise; then the probability given the
+# parent by what all requests have shown, the same with what this one has shown, and that of the whole path.
+SCORE, SHARED, VALUE, REACH = MOST, 2 * MOST, 2 * MOST + 1, 2 * MOST + 2
+COLUMNS = REACH + 1
+# What scores have meant: `[member, whole log-odds, (trials, hits, sum of scores, shift)]`. A score is believed as if it had been seen
+# right so often; trials fade.
+BINS, BELIEF, FADE = 15, 12.0, 0.998
+TRIALS, HITS, CLAIM, SHIFT = range(4)
 # A mixer: `[constellation, (weights, constants), (value, how often taught)]`; behind the constellations how often each member's nodes
 # were right: `[member, 0, (hits, trials)]`.
 DEPTHS = 8
+# Constants for what came of the step before: `[who claims first, that, depth, (value, how often taught)]`. A draft starts where the
+# last one failed, and it matters how far that had come.
+BEFORE = 4
 CONSTELLATIONS = 3**MOST
 # A request's own constants: `[who claims first, depth, (value, how often taught)]`.
 OWN_DEPTHS = 4
 # Steps shrink like an average's until they are this small; a Newton step of a constant would be some four times the gradient.
 SMALLEST, FIRST = 0.004, 12.0
-WEIGHT_SMALLEST, WEIGHT_FIRST = 0.002, 60.0
-OWN_SMALLEST, OWN_FIRST, OWN_FADE = (0.02, 0.04, 0.08, 0.25), 20.0, 0.98
+WEIGHT_SMALLEST, WEIGHT_FIRST = 0.005, 40.0
+OWN_SMALLEST, OWN_FIRST, OWN_FADE = (0.02, 0.04, 0.15, 0.3), 20.0, 0.98
 NEWTON = 4.0
 # Several claims agree: their log-odds are averaged, and somewhat more is believed than that.
 AGREED = 0.5
 # How often members are right fades; so many trials of its own outweigh, in a request, those of all.
-RATE_FADE, OTHERS = 0.95, 3.0
+RATE_FADE, OTHERS = 0.98, 6.0
 LARGEST = 7.0  # log-odds
 
 Ints = npt.NDArray[np.int64]
@@ -59,6 +67,20 @@ def _log_odds(p):
 @compiled
 def _chance(log_odds):
     return 1 / (1 + math.exp(-min(max(log_odds, -LARGEST), LARGEST)))
+
+
+@compiled
+def _bin(log_odds):
+    return int(round(log_odds)) + BINS // 2  # noqa: RUF046 - compiled, round gives a float
+
+
+@compiled
+def _count_score(record, score, hit):
+    record[TRIALS] = record[TRIALS] * FADE + 1
+    record[HITS] = record[HITS] * FADE + hit
+    record[CLAIM] = record[CLAIM] * FADE + _chance(score)
+    claim = record[CLAIM] / record[TRIALS]
+    record[SHIFT] = _log_odds((record[HITS] + BELIEF * claim) / (record[TRIALS] + BELIEF)) - _log_odds(claim)
 
 
 @compiled
@@ -90,9 +112,9 @@ def _first(claimed):
 
 
 @compiled
-def _mixed(row, claimed, depth, mixer):
+def _mixed(row, claimed, depth, mixer, after):
     """The log-odds that the claims make together."""
-    found = mixer[MOST + depth, 0]
+    found = mixer[MOST + depth, 0] + after[_first(claimed), depth, 0]
     for member in range(MOST):
         if claimed >> member & 1:
             found += mixer[member, 0] * row[member]
@@ -100,7 +122,7 @@ def _mixed(row, claimed, depth, mixer):
 
 
 @compiled
-def lay(ints, floats, size, member, draft, scores):
+def lay(ints, floats, size, member, draft, scores, meant):
     """Lay one more draft over the tree; returns its new size. Nodes past the room there is are left out.
 
     draft: `[2, N]` tokens and parents; scores: `[N]`, not finite where the member has none
@@ -127,28 +149,40 @@ def lay(ints, floats, size, member, draft, scores):
             ints[parent, CHILD] = node
         places[i] = node
         ints[node, CLAIMED] |= 1 << member
-        floats[node, member] = _log_odds(scores[i])
+        score = _log_odds(scores[i])
+        floats[node, SCORE + member], floats[node, member] = score, score + meant[member, _bin(score), SHIFT]
     return size
 
 
 @compiled
-def weigh(ints, floats, size, asked, mixer, own, least):
-    """What every node is worth; returns how much the tree adds: the sum over nodes of how far the probability of being on the
-    accepted path is above `least`, what a node costs in tokens."""
-    added = 0.0
+def weigh(ints, floats, size, asked, mixer, after, own):
+    """What every node is worth."""
     for node in range(size):
         claimed, depth = ints[node, CLAIMED], _depth(ints[node, DEPTH])
-        shared = _mixed(floats[node], claimed, depth, mixer[_constellation(claimed, asked)])
+        shared = _mixed(floats[node], claimed, depth, mixer[_constellation(claimed, asked)], after)
         value = _chance(shared + own[_first(claimed), min(depth, OWN_DEPTHS - 1), 0])
         parent = ints[node, PARENT]
         floats[node, SHARED], floats[node, VALUE] = _chance(shared), value
         floats[node, REACH] = value if parent == NONE else value * floats[parent, REACH]
-        added += max(floats[node, REACH] - least, 0.0)
-    return added
 
 
 @compiled
-def learn(ints, floats, size, asked, mixer, own, emitted):
+def worth(ints, floats, size, asked, mixer, after, own, order, costs):
+    """Weigh and rank the nodes; returns what the tree adds: the tokens that its best prefix is expected to bring, beyond what a pass
+    that much wider costs, `costs[k]` for k nodes, in tokens."""
+    weigh(ints, floats, size, asked, mixer, after, own)
+    order[:size] = np.argsort(
+        -floats[:size, REACH], kind="mergesort"
+    )  # no node beats its parent, which stands before it
+    total, most = 0.0, 0.0
+    for k in range(1, min(size + 1, len(costs))):
+        total += floats[order[k - 1], REACH]
+        most = max(most, total - costs[k])
+    return most
+
+
+@compiled
+def learn(ints, floats, size, asked, meant, mixer, after, own, emitted):
     """The target has said which nodes were right: those whose parent it emitted, fed or not. Returns how deep the tree was right."""
     parent, right = len(ints) - 1, 0
     for token in emitted:
@@ -158,11 +192,15 @@ def learn(ints, floats, size, asked, mixer, own, emitted):
             if hit:
                 following = node
             claimed, depth = ints[node, CLAIMED], _depth(ints[node, DEPTH])
-            _teach(floats[node], claimed, depth, hit, mixer[_constellation(claimed, asked)])
+            _teach(
+                floats[node], claimed, depth, hit, mixer[_constellation(claimed, asked)], after[_first(claimed), depth]
+            )
             near = min(depth, OWN_DEPTHS - 1)
             _teach_own(floats[node, VALUE], own[_first(claimed), near], hit, OWN_SMALLEST[near])
             for member in range(MOST):
                 if claimed >> member & 1:
+                    score = floats[node, SCORE + member]
+                    _count_score(meant[member, _bin(score)], score, hit)
                     _count(mixer[CONSTELLATIONS + member, 0], hit)
                     _count(own[member, OWN_DEPTHS], hit)
             node = ints[node, SIBLING]
@@ -173,11 +211,11 @@ def learn(ints, floats, size, asked, mixer, own, emitted):
 
 
 @compiled
-def _teach(row, claimed, depth, hit, mixer):
+def _teach(row, claimed, depth, hit, mixer, after):
     off = hit - row[SHARED]
-    constant = mixer[MOST + depth]
-    constant[1] += 1
-    constant[0] += NEWTON * max(SMALLEST, 1 / (constant[1] + FIRST)) * off
+    for constant in (mixer[MOST + depth], after):
+        constant[1] += 1
+        constant[0] += NEWTON * max(SMALLEST, 1 / (constant[1] + FIRST)) * off
     for member in range(MOST):
         if claimed >> member & 1:
             weight = mixer[member]
@@ -197,35 +235,44 @@ def _count(rate, hit):
 
 
 @compiled
-def chance(mixer, own, member, score, depth):
+def chance(meant, mixer, after, own, member, score, depth):
     """What a member's score has meant where nobody else claimed the same."""
-    depth = _depth(depth)
-    shared = mixer[MOST + depth, 0] + mixer[member, 0] * _log_odds(score)
+    depth, score = _depth(depth), _log_odds(score)
+    shared = (
+        mixer[MOST + depth, 0]
+        + after[member, depth, 0]
+        + mixer[member, 0] * (score + meant[member, _bin(score), SHIFT])
+    )
     return _chance(shared + own[member, min(depth, OWN_DEPTHS - 1), 0])
 
 
 @compiled
-def rank(floats, size, order, gained):
-    """Sort the nodes, likeliest on the accepted path first (no node beats its parent), and add to `gained`, `[1 + N]`, how many
-    tokens the first k of them are expected to bring; more than there are bring no more."""
-    reach = floats[:size, REACH]
-    order[:size] = np.argsort(-reach, kind="mergesort")
+def gain(floats, size, order, gained):
+    """Add to `gained`, `[1 + N]`, how many tokens the likeliest k nodes are expected to bring; more than there are bring no more."""
     total = 0.0
     for k in range(1, len(gained)):
         if k <= size:
-            total += reach[order[k - 1]]
+            total += floats[order[k - 1], REACH]
         gained[k] += total
 
 
 @compiled
-def widest(gained, seconds, rows, asking):
-    """How many nodes the widest draft should have for the most tokens per second: `gained` on top of a token a row, in `seconds` of
-    the pass and what has been spent on `asking` already."""
-    best, most = 0, rows / (seconds[0] + asking)
+def widest(gained, seconds, rows, asking, usual, prospect, lesson):
+    """How many nodes the widest draft should have, so that what the last of them bring is worth the time they take.
+
+    `gained` comes on top of a token a row, in `seconds` of the pass and what has been spent on `asking` already. Time is worth what it
+    usually brings, `usual` tokens a second, and what this step could bring at best; `prospect` is the latter's share.
+    lesson: what is learnt from a node that is fed, in tokens
+    """
+    most = 0.0
+    for nodes in range(len(gained)):
+        most = max(most, (rows + gained[nodes]) / (seconds[nodes] + asking))
+    rate = (1 - prospect) * usual + prospect * most
+    best, value = 0, -rate * seconds[0]
     for nodes in range(1, len(gained)):
-        rate = (rows + gained[nodes]) / (seconds[nodes] + asking)
-        if rate > most:
-            best, most = nodes, rate
+        left = gained[nodes] + lesson * nodes - rate * seconds[nodes]
+        if left > value:
+            best, value = nodes, left
     return best
 
 
@@ -258,45 +305,53 @@ class Records:
     """What became of claims, of all requests of one heat."""
 
     mixer: Floats = field(default_factory=untaught)
+    meant: Floats = field(default_factory=lambda: np.zeros((MOST, BINS, 4)))
+    after: Floats = field(default_factory=lambda: np.zeros((BEFORE, MOST, DEPTHS, 2)))
+
+    def forget(self) -> None:
+        self.mixer[:] = untaught()
+        self.meant[:] = 0.0
+        self.after[:] = 0.0
 
 
 class Claims:
     """One sequence's tree of claims, filled anew at every step."""
 
-    __slots__ = ("_floats", "_ints", "_order", "_records", "asked", "own", "size")
+    __slots__ = ("_after", "_floats", "_ints", "_order", "_records", "asked", "own", "size")
 
     def __init__(self, records: Records, room: int) -> None:
         self._records = records
         self.own = np.zeros((MOST, OWN_DEPTHS + 1, 2))
         self._ints: Ints = np.empty((room + 1, 6), np.int64)
-        self._floats: Floats = np.empty((room + 1, MOST + 3))
+        self._floats: Floats = np.empty((room + 1, COLUMNS))
         self._order = np.empty(room, np.int64)
         self.clear()
 
-    def clear(self) -> None:
-        """A new step: nothing is claimed."""
+    def clear(self, before: int = 0) -> None:
+        """A new step: nothing is claimed. before: what came of the last one, below `BEFORE`."""
+        self._after = self._records.after[before]
         self.size, self.asked = 0, 0
         self._ints[-1, CHILD] = NONE
 
-    def add(self, member: int, draft: Draft, least: float) -> float:
-        """Lay a member's draft over the tree; returns what the tree adds now, in tokens (see `weigh`)."""
+    def add(self, member: int, draft: Draft, costs: Floats) -> float:
+        """Lay a member's draft over the tree; returns what the tree adds now, in tokens (see `worth`)."""
         self.asked |= 1 << member
         if draft:
             nodes = np.array((draft.tokens, draft.parents), np.int64)
             scores = np.array(draft.scores or (math.nan,) * len(draft), np.float64)
-            self.size = lay(self._ints, self._floats, self.size, member, nodes, scores)
+            self.size = lay(self._ints, self._floats, self.size, member, nodes, scores, self._records.meant)
         if not self.size:
             return 0.0
-        added: float = weigh(self._ints, self._floats, self.size, self.asked, self._records.mixer, self.own, least)
-        return added
+        args = self._ints, self._floats, self.size, self.asked, self._records.mixer, self._after, self.own
+        return float(worth(*args, self._order, costs))
 
-    def rank(self, gained: Floats) -> None:
+    def gain(self, gained: Floats) -> None:
         """Add to `gained`, `[1 + N]`, how many tokens the likeliest 0, 1, ... nodes are expected to bring."""
         if self.size:
-            rank(self._floats, self.size, self._order, gained)
+            gain(self._floats, self.size, self._order, gained)
 
     def best(self, nodes: int) -> Draft:
-        """The likeliest nodes, likeliest first. After `rank`."""
+        """The likeliest nodes, likeliest first. After `add`."""
         nodes = min(nodes, self.size)
         if not nodes:
             return EMPTY
@@ -309,12 +364,14 @@ class Claims:
         if not self.size:
             return 0
         tokens = np.array(emitted, np.int64)
-        return int(learn(self._ints, self._floats, self.size, self.asked, self._records.mixer, self.own, tokens))
+        records = self._records
+        args = self._ints, self._floats, self.size, self.asked, records.meant, records.mixer, self._after, self.own
+        return int(learn(*args, tokens))
 
     def chance(self, member: int, score: float, depth: int) -> float:
         """What a member's score has meant where nobody else claimed the same."""
         constellation = self._records.mixer[2 * 3**member]
-        return float(chance(constellation, self.own, member, score, depth))
+        return float(chance(self._records.meant, constellation, self._after, self.own, member, score, depth))
 
     def rate(self, member: int) -> float:
         """How often a node of a member was right where its parent was."""
@@ -322,5 +379,5 @@ class Claims:
             self._records.mixer[CONSTELLATIONS + member, 0],
             self.own[member, OWN_DEPTHS],
         )
-        others = (hits + 1) / (trials + 1.5)
+        others = (hits + 3) / (trials + 5)
         return float((own_hits + OTHERS * others) / (own_trials + OTHERS))

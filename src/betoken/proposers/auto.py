@@ -47,8 +47,14 @@ MOST_NODES = 512
 EXPLORE = 0.01
 # How quickly the rate of tokens follows, a step.
 RATE_FADE = 0.97
+# What time is worth: by the rate of tokens lately, and by what this step could bring; the latter's share.
+PROSPECT = 0.8
+# How much of what a member is worth one node more or less to learn from decides.
+LESSON = 0.012
 # Nobody is asked for the sake of it who was asked so few steps ago. What beginning a sequence costs is spread over so many steps.
 RESTING, BEGINNING = 4, 24
+# What a node costs is taken from how much longer passes get up to so many nodes.
+WIDE = 32
 # Nodes less likely than this share of what a node must be worth need not be drafted: calibration may still raise them.
 SLACK = 0.25
 HEATS = (0.0, 0.6)
@@ -124,6 +130,7 @@ class Auto(BaseProposer):
         self._shared = [[Experience.hopeful() for _ in range(count)] for _ in self._records]
         self._prices = [Price() for _ in range(count)]
         self._levels, self._overhead = Lately(), Lately()
+        self._worths = [Lately() for _ in range(count)]
         self._tokens, self._passes, self._speedup = (
             1.0,
             1.0,
@@ -172,21 +179,20 @@ class Auto(BaseProposer):
         start = self._clock()
         rows, context = max(ctx.rows, len(ctx.seqs)), max(len(seq.tokens) for seq in ctx.seqs)
         seconds = self._curve.seconds(rows, context, self._nodes)
-        rate = self._speedup * rows / seconds[0]
-        wide = min(32, self._nodes)
-        least = float(rate * (seconds[wide] - seconds[0]) / wide / rows)
+        rate = float(self._speedup * rows / seconds[0])
+        costs = (seconds - seconds[0]) * (rate / rows)
         pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
         for _, row in pairs:
-            row.claims.clear()
+            row.claims.clear(situation(0.0, row.right, first=True))
             row.asked.clear()
             row.added = 0.0
-        asking = self._ask_all(pairs, rate, least)
-        drafts = self._choose(pairs, rows, seconds, asking)
+        asking = self._ask_all(pairs, rate, costs)
+        drafts = self._choose(pairs, rows, seconds, asking, rate)
         step = self._step
         step.context, step.spent = context, self._clock() - start
         return drafts
 
-    def _ask_all(self, pairs: Sequence[tuple[SeqView, _Row]], rate: float, least: float) -> float:
+    def _ask_all(self, pairs: Sequence[tuple[SeqView, _Row]], rate: float, costs: Any) -> float:
         """Each row asks whom it thinks is worth most, then the next, until nobody seems to pay. Returns the seconds that took, at the
         usual pace."""
         took = 0.0
@@ -202,7 +208,7 @@ class Auto(BaseProposer):
                     chosen.setdefault(index, []).append((seq, row))
             waiting = [pair for index in sorted(chosen) for pair in chosen[index]]
             for index, asked in chosen.items():
-                took += self._ask(index, asked, rate, least)
+                took += self._ask(index, asked, rate, costs)
         return took
 
     def _next(self, seq: SeqView, row: _Row, rate: float) -> int | None:
@@ -238,18 +244,17 @@ class Auto(BaseProposer):
         self._allowance -= cost
         return {seq.seq_id: index}
 
-    def _ask(self, index: int, pairs: Sequence[tuple[SeqView, _Row]], rate: float, least: float) -> float:
+    def _ask(self, index: int, pairs: Sequence[tuple[SeqView, _Row]], rate: float, costs: Any) -> float:
         """Ask one member for some rows; returns the seconds that took, at the usual pace."""
         self._since[index] = 0
         begun = self._clock()
         self._begin(index, pairs)
         start = self._clock()
-        drafts = self._drafts(index, pairs, rate, least)
+        drafts = self._drafts(index, pairs, rate, costs)
         for (_, row), draft in zip(pairs, drafts, strict=True):
-            self._take(index, row, draft, least)
+            self._take(index, row, draft, costs)
         now, pace, price = self._clock(), self._curve.pace, self._prices[index]
-        if any(drafts) or not self._members[index].needs.levels:
-            price.seconds.learn((now - start) / pace / len(pairs))
+        price.seconds.learn((now - start) / pace / len(pairs))
         self.ledger.accounts[self._names[index]].seconds += now - begun
         return (now - begun) / pace
 
@@ -258,9 +263,10 @@ class Auto(BaseProposer):
             return False
         return self._names[index] != "reference" or bool(seq.reference)
 
-    def _drafts(self, index: int, pairs: Sequence[tuple[SeqView, _Row]], rate: float, least: float) -> Sequence[Draft]:
-        levels = _Levels(self, index, pairs, rate, least)
-        ctx = ProposeContext([seq for seq, _ in pairs], rows=len(pairs), least=SLACK * least, pays=levels)
+    def _drafts(self, index: int, pairs: Sequence[tuple[SeqView, _Row]], rate: float, costs: Any) -> Sequence[Draft]:
+        levels = _Levels(self, index, pairs, rate, costs)
+        least = SLACK * float(costs[min(WIDE, self._nodes)]) / min(WIDE, self._nodes)
+        ctx = ProposeContext([seq for seq, _ in pairs], rows=len(pairs), least=least, pays=levels)
         drafts = self._guarded(index, pairs, lambda: self._members[index].propose(ctx))
         good = isinstance(drafts, Sequence) and len(drafts) == len(pairs)
         if not good or not all(isinstance(draft, Draft) for draft in drafts):
@@ -269,29 +275,39 @@ class Auto(BaseProposer):
             return [EMPTY] * len(pairs)
         return drafts
 
-    def _take(self, index: int, row: _Row, draft: Draft, least: float) -> None:
+    def _take(self, index: int, row: _Row, draft: Draft, costs: Any) -> None:
         where = situation(row.added, row.right, first=not row.asked)
         row.asked.append(index)
-        added = row.claims.add(index, draft, least)
+        added = row.claims.add(index, draft, costs)
         worth = added - row.added
         self._shared[row.heat][index].learn(where, worth, FADE)
         row.own[index].learn(where, worth, OWN_FADE, row.steps)
         row.added = added
+        self._worths[index].learn(worth)
         account = self.ledger.accounts[self._names[index]]
         account.asked += 1
         account.worth += worth
 
-    def _choose(self, pairs: Sequence[tuple[SeqView, _Row]], rows: int, seconds: Any, asking: float) -> list[Draft]:
+    def _choose(
+        self, pairs: Sequence[tuple[SeqView, _Row]], rows: int, seconds: Any, asking: float, rate: float
+    ) -> list[Draft]:
         """As wide as pays for the whole batch; each row's likeliest nodes up to there, for padding costs as much."""
         from betoken.policy.claims import widest
 
         step, gained = self._step, np.zeros(self._nodes + 1)
         for _, row in pairs:
-            row.claims.rank(gained)
-        step.rows, step.nodes = rows, int(widest(gained, seconds, rows, asking))
+            row.claims.gain(gained)
+        step.rows, step.nodes = rows, int(widest(gained, seconds, rows, asking, rate, PROSPECT, self._lesson(pairs)))
         step.most, step.asking = min(max(row.claims.size for _, row in pairs), self._nodes), asking
         step.expected, step.seconds = float(rows + gained[step.nodes]), float(seconds[step.nodes] + asking)
         return [row.claims.best(step.nodes) for _, row in pairs]
+
+    def _lesson(self, pairs: Sequence[tuple[SeqView, _Row]]) -> float:
+        """What the next steps gain from a node that is fed in this one: a member that learns from what the target says after each
+        node, accepted or not, needs nodes to learn from. In tokens, of all rows; as much as such members are worth."""
+        return LESSON * sum(
+            self._worths[index].middle for _, row in pairs for index in row.asked if self._members[index].needs.top_ids
+        )
 
     def observe(self, ctx: ObserveContext) -> None:
         start = self._clock()
@@ -310,11 +326,11 @@ class Auto(BaseProposer):
         self._tokens = RATE_FADE * self._tokens + emitted / max(len(ctx.seqs), 1)
         self._passes = RATE_FADE * self._passes + (whole / plain if plain > 0 else 1.0)
         self._speedup = self._tokens / self._passes
-        self._allowance = min(
-            self._allowance + self._explore * whole, 8 * max((p.row for p in self._prices), default=0)
-        )
+        dearest = max((price.row + price.beginning.middle for price in self._prices), default=0.0)
+        self._allowance = min(self._allowance + self._explore * whole, 2 * dearest)
         step.spent += self._clock() - start
-        asked = tuple(sum(index in row.asked for row in self._rows.values()) for index in range(len(self._members)))
+        rows = [self._rows[seq.seq_id] for seq in ctx.seqs]
+        asked = tuple(sum(index in row.asked for row in rows) for index in range(len(self._members)))
         seconds = pace * (step.seconds + self._overhead.middle), ctx.seconds + step.spent
         self._overhead.learn((step.spent - step.asking * pace) / pace)
         note = Note(
@@ -360,10 +376,8 @@ class Auto(BaseProposer):
             row.dropped.add(index)
 
     def forget(self) -> None:
-        from betoken.policy.claims import untaught
-
         for records in self._records:
-            records.mixer[:] = untaught()
+            records.forget()
         self._learnt_nothing()
         for member in self._members:
             member.forget()
@@ -380,10 +394,8 @@ class Auto(BaseProposer):
 class _Levels:
     """Whether a draft model should read on, level by level."""
 
-    def __init__(
-        self, auto: Auto, index: int, pairs: Sequence[tuple[SeqView, _Row]], rate: float, least: float
-    ) -> None:
-        self._auto, self._index, self._rate, self._least = auto, index, rate, least
+    def __init__(self, auto: Auto, index: int, pairs: Sequence[tuple[SeqView, _Row]], rate: float, costs: Any) -> None:
+        self._auto, self._index, self._rate, self._costs = auto, index, rate, costs
         self._rows = {seq.seq_id: row for seq, row in pairs}
         self._last = auto._clock()
         self._count = 0
@@ -395,15 +407,18 @@ class _Levels:
         if self._count:
             auto._levels.learn((now - self._last) / auto._curve.pace / self._count)
         cost = self._rate * auto._levels.middle
-        going = [self._reach(seq_id, scores) - self._least > cost for seq_id, scores in frontier]
+        # Whoever was asked is asked for one level at least: that this pays was decided before.
+        going = [not scores or self._gain(seq_id, scores) > cost for seq_id, scores in frontier]
         self._count, self._last = sum(going), now
         return going
 
-    def _reach(self, seq_id: int, scores: Sequence[float]) -> float:
+    def _gain(self, seq_id: int, scores: Sequence[float]) -> float:
+        """What one more level is expected to add to what is fed, in tokens."""
+        deep = min(len(scores), len(self._costs) - 2)
         row, reach = self._rows[seq_id], 1.0
         for depth, score in enumerate(scores, 1):
             reach *= row.claims.chance(self._index, score, depth)
-        return reach * row.claims.rate(self._index)
+        return reach * row.claims.rate(self._index) - float(self._costs[deep + 1] - self._costs[deep])
 
 
 DEFAULT = ("reference", "mix", "recycling", "draft")
