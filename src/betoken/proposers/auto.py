@@ -56,7 +56,7 @@ RESTING, BEGINNING = 4, 24
 # What a node costs is taken from how much longer passes get up to so many nodes.
 WIDE = 32
 # Nodes less likely than this share of what a node must be worth need not be drafted: calibration may still raise them.
-SLACK = 0.25
+SLACK = 0.1
 HEATS = (0.0, 0.6)
 
 
