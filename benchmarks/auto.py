@@ -7,8 +7,12 @@ plain decoding's at the same seed: where one differs, it is said, and the exit c
     groups    each group of prompts, T = 0 and 1, against the best single method at its best length
     hurting   texts built to hurt, against plain decoding
     batches   1 to 16 mixed prompts at once, against plain decoding and fixed settings
+    slow      targets for which every row costs: a whole forward pass each; tiny mixtures of experts
+    changing  one request that changes from prose to code to a copied table, against the best fixed setting of each part
+    policy    what deciding takes, a step
+    replay    only where it is asked for, with --traces FOLDER: recorded conversations under tables of costs
 
-What was predicted is held against what came, over all parts that ran.
+What was predicted is held against what came, over all parts that ran; --quick shows in a minute that everything runs.
 """
 
 from __future__ import annotations
@@ -28,18 +32,22 @@ import numba
 import numpy
 import torch
 import transformers
+from auto_parts import batches, changing, groups, hurting, policy, replaying, slow
+from auto_parts.common import Bench, Figure, Found, Settings, show
 from rich.console import Console
 
 import betoken
-from auto_parts import batches, groups, hurting
-from auto_parts.common import Bench, Figure, Found, Settings, show
 from betoken.bench.compare import _machine, write
 
 PARTS: dict[str, Callable[[Bench], Found]] = {
     "groups": groups.run,
     "hurting": hurting.run,
     "batches": batches.run,
+    "slow": slow.run,
+    "changing": changing.run,
+    "policy": policy.run,
 }
+REPLAY = "replay"
 SCHEMA = "betoken.auto-benchmark/1"
 ERROR = 0.08
 
@@ -83,14 +91,23 @@ def to_json(bench: Bench, found: dict[str, Found], seconds: dict[str, float]) ->
     )
 
 
-def measure(bench: Bench, parts: list[str], output: Path | None) -> dict[str, Found]:
+def chosen(args: argparse.Namespace) -> dict[str, Callable[[Bench], Found]]:
+    """The parts to run, by name."""
+    names = args.only or list(PARTS)
+    parts = {name: PARTS[name] for name in names if name != REPLAY}
+    if REPLAY in names:
+        parts[REPLAY] = lambda bench: replaying.run(bench, args.traces, args.limit)
+    return parts
+
+
+def measure(bench: Bench, parts: dict[str, Callable[[Bench], Found]], output: Path | None) -> None:
     """Part by part; what there is is printed and written after each."""
     found: dict[str, Found] = {}
     seconds: dict[str, float] = {}
-    console = Console()
-    for name in parts:
+    console = wide()
+    for name, run in parts.items():
         start = time.perf_counter()
-        found[name] = PARTS[name](bench)
+        found[name] = run(bench)
         seconds[name] = time.perf_counter() - start
         console.print(show(f"{name} ({seconds[name]:.0f} s)", found[name].figures), "")
         found["prediction"] = predicted(bench)
@@ -98,12 +115,17 @@ def measure(bench: Bench, parts: list[str], output: Path | None) -> dict[str, Fo
             write(output, to_json(bench, found, seconds))
     if found["prediction"].figures:
         console.print(show("prediction", found["prediction"].figures))
-    return found
+
+
+def wide() -> Console:
+    """Tables are for files as well."""
+    console = Console()
+    return console if console.is_terminal else Console(width=180)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), help="these parts")
+    parser.add_argument("--only", nargs="+", choices=[*PARTS, REPLAY], help="these parts")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--sweeps", type=int, default=2, help="rounds in which the best fixed setting is looked for")
     parser.add_argument("--per-group", type=int, help="at most so many prompts of each group")
@@ -111,13 +133,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--quick", action="store_true", help="a smoke test: 2 rounds, 1 prompt a group, 24 tokens")
+    parser.add_argument("--traces", type=Path, help="a folder of traces, for replay")
+    parser.add_argument("--limit", type=int, help="at most so many conversations of each trace, for replay")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
+    if REPLAY in (args.only or ()) and args.traces is None:
+        parser.error("replay needs --traces FOLDER")
     asked = Settings(args.rounds, args.sweeps, args.per_group, args.max_tokens, args.seed, args.dtype)
     if args.quick:
         asked = Settings(2, 1, args.per_group or 1, 24, args.seed, args.dtype, quick=True)
     bench = Bench(asked)
-    measure(bench, args.only or list(PARTS), args.output)
+    measure(bench, chosen(args), args.output)
     if bench.differences:
         Console().print(f"[bold red]{len(bench.differences)} outputs differ from plain decoding's")
     return 1 if bench.differences else 0

@@ -156,7 +156,7 @@ def show(title: str, figures: Sequence[Figure]) -> Table:
     extra = list(dict.fromkeys(name for figure in figures for name in figure.more))
     table = Table(title=title, box=None, header_style="bold", title_justify="left", pad_edge=False)
     for name in ("what", *extra, "measured", "95 %", "bound", ""):
-        table.add_column(name, justify="left" if name in ("what", "") else "right", no_wrap=name != "what")
+        table.add_column(name, justify="left" if name in ("what", "") else "right", no_wrap=True)
     for figure in figures:
         sign = "≤" if figure.most else ">" if figure.strict else "≥"
         spread = "" if figure.low is None else f"{figure.low:.3f}–{figure.high:.3f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -125,7 +126,7 @@ def spanish(bench: Bench, size: int) -> list[int]:
     """A walk over the passage: after each word one of those that follow it there."""
     draw, words = random.Random(bench.settings.seed), SPANISH.split()
     following: dict[str, list[str]] = {}
-    for word, after in zip(words, words[1:], strict=False):
+    for word, after in pairwise(words):
         following.setdefault(word, []).append(after)
     tokens: list[int] = []
     word = words[0]
