@@ -1,6 +1,7 @@
 """One request that changes from prose to code to a table copied from its prompt: tokens forced from a script, forward passes real.
 
-Each part counts from 30 steps of `auto` after its beginning on; rivals are timed on the very tokens that were left then.
+Each part counts from 30 steps of `auto` after its beginning on (from half of its steps on, where it takes fewer than 60); rivals are
+timed on the very tokens that were left then.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def _spans(script: Script, auto: Call | None, steps: int) -> list[tuple[int, int
     spans = []
     for start, end in zip((0, *script.ends), script.ends, strict=False):
         after = [tokens for _, tokens in auto.trail if tokens > start] if auto is not None else []
-        reached = after[min(steps, len(after) - 1)] if after else start
+        reached = after[min(steps, len(after) // 2)] if steps and after else start
         spans.append((min(reached, end), end))
     return spans
 

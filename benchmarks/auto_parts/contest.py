@@ -25,6 +25,7 @@ from betoken.policy.cost import Curve
 from betoken.proposers.base import Proposer, Workshop
 from betoken.stats import Stats, total
 from betoken.targets.base import Target
+from betoken.targets.hf import HFTarget
 from betoken.targets.replay import ForcedTarget
 
 _numbers = itertools.count(1)
@@ -87,6 +88,7 @@ class ByHand:
 
     curve:   makes the curve of an `auto` that is to be built
     scripts: what is to be said after each prompt, where the target does not speak for itself
+    real:    the model that says whether a difference is a near tie
     """
 
     def __init__(
@@ -95,9 +97,10 @@ class ByHand:
         draft: Target | None,
         curve: Callable[[], Curve],
         scripts: Mapping[Ids, Ids] | None = None,
+        real: HFTarget | None = None,
     ) -> None:
         self._target = target if scripts is None else ForcedTarget(target)
-        self._draft, self._curve, self._scripts = draft, curve, scripts
+        self._draft, self._curve, self._scripts, self._real = draft, curve, scripts, real
         self._engines: dict[str, Engine] = {}
 
     def engine(self, method: str) -> Engine:
@@ -138,7 +141,7 @@ class ByHand:
         return row
 
     def judge(self, prompt: Ids, params: SamplingParams, plain: Ids, other: Ids) -> str:
-        return "not judged"
+        return "a script!" if self._real is None else str(compare(self._real, prompt, params, plain, other).sameness)
 
 
 def _counted(

@@ -29,6 +29,7 @@ class Member:
 
     def __init__(self, proposer: Proposer) -> None:
         self._proposer, self.seconds = proposer, 0.0
+        self.name, self.needs = proposer.name, proposer.needs
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._proposer, name)
@@ -37,9 +38,10 @@ class Member:
         self._timed(lambda: self._proposer.begin(seq))
 
     def propose(self, ctx: ProposeContext) -> list[Draft]:
-        if ctx.pays is not None:
-            ctx = replace(ctx, pays=self._handed_back(ctx.pays))
-        return self._timed(lambda: self._proposer.propose(ctx))
+        return self._timed(lambda: self._proposer.propose(self._open(ctx)))
+
+    def _open(self, ctx: ProposeContext) -> ProposeContext:
+        return ctx if ctx.pays is None else replace(ctx, pays=self._handed_back(ctx.pays))
 
     def observe(self, ctx: ObserveContext) -> None:
         self._timed(lambda: self._proposer.observe(ctx))

@@ -1,4 +1,4 @@
-"""Recorded conversations under tables of costs: tokens per unit of cost, `auto` against every fixed method and budget.
+"""Recorded conversations under tables of costs: tokens per unit of cost, `auto` against every fixed method and budget (plain decoding, too).
 
 No clock: members cost nothing, and a forward pass what a table says. A unit is what a plain pass costs.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from auto_parts.common import AUTO, Bench, Figure, Found
+from auto_parts.common import AUTO, PLAIN, Bench, Figure, Found
 from betoken.bench.replay import replay_one
 from betoken.engine import Engine
 from betoken.logs import read_any
@@ -95,7 +95,7 @@ def _trace(bench: Bench, name: str, trace: Trace, warm: bool) -> list[tuple[Figu
     }
     found = []
     for label, curve in CURVES.items():
-        rates = {method: ran.rate(curve) for method, ran in fixed.items()}
+        rates = {PLAIN: 1.0, **{method: ran.rate(curve) for method, ran in fixed.items()}}
         auto = replayed(trace, lambda curve=curve: _auto(trace, curve), warm)  # type: ignore[misc]
         best = max(rates, key=rates.__getitem__)
         rate = auto.rate(curve)

@@ -96,7 +96,7 @@ def _one(
 ) -> tuple[str, Any, Outcome]:
     """Curve, then contest."""
     points = measure(target, text, max_rows=1)
-    stage = ByHand(target, bench.llm._draft, lambda: Measured(points), scripts)
+    stage = ByHand(target, bench.llm._draft, lambda: Measured(points), scripts, None if scripts else bench.llm.target)
     batches = [[prompt] for prompt in prompts]
     contest = Contest(bench, stage, label, RIVALS, batches, bench.settings.params())
     return label, points, contest.run(bench.settings.rounds)
