@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/auto.py`: one row of the table `auto` is held to in each file."""
