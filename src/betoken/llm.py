@@ -13,20 +13,20 @@ from typing import Any, Self, overload
 
 from betoken.curves import TEXT, curve_of
 from betoken.decoding import Answer, Ask, Room, Steps, drain, texts
+from betoken.encoding import Encoder, Message
 from betoken.engine import Engine
-from betoken.errors import BetokenError, ParameterError, PromptError
-from betoken.loading import Loaded, Source, describe, load, quiet
-from betoken.methods import proposer_of, spelt
+from betoken.errors import BetokenError, ParameterError
+from betoken.loading import Loaded, Source, describe, load
+from betoken.methods import AUTO, allowed, proposer_of, usual
 from betoken.outputs import Result
 from betoken.params import SEED_LIMIT, SamplingParams
 from betoken.policy.cost import Measured
-from betoken.prompts import Prompt, checked_ids, is_single, one_each, reference_ids, references
+from betoken.prompts import Prompt, is_single, one_each, references
 from betoken.proposers.base import Workshop, methods
 from betoken.recording import Recording, spoken_name
 from betoken.targets.hf import HFTarget
 from betoken.trace import UNNAMED, Header
 
-Message = Mapping[str, Any]
 Options = Mapping[str, Any]
 
 
@@ -35,8 +35,9 @@ class LLM:
 
     model:        a folder, a hub name, or `(model, tokenizer)` in memory (given back unchanged by `close`)
     draft:        a smaller model with the same vocabulary, given likewise (in memory: the model alone will do)
-    method:       who drafts; by default "draft" with a draft model, else "ngram"; `LLM.methods()` lists all. Options may
-                  be written after it: "draft:k=6:width=2"
+    method:       who drafts; by default "auto", which decides at every step whom to ask and how much to draft (in residual
+                  mode "draft" with a draft model, else "ngram"); `LLM.methods()` lists all. Options may be written after it:
+                  "draft:k=6:width=2"
     options:      of that method, e.g. `{"k": 4}`
     dtype:        "auto" (the checkpoint's; on a CPU float32 where it has no instructions for that, and for models
                   under 32 MB, which are faster in it), "float32", "bfloat16", ...
@@ -45,6 +46,8 @@ class LLM:
     max_rows:     how many outputs are decoded at once; the others wait
     max_context:  a smaller context than the model's own
     pack, reproducible: see `HFTarget`
+    recalibrate:  measure anew what this model's forward passes take here, which `auto` goes by; else that is done once, in
+                  under 3 s, and kept on disk
 
     Raises ModelNotFoundError, UnsupportedModelError, ParameterError.
     """
@@ -67,7 +70,7 @@ class LLM:
     ) -> None:
         self._recalibrate = recalibrate
         self._measured: Measured | None = None
-        self.method = method or ("draft" if draft is not None else "ngram")
+        self.method = method or usual(acceptance, with_draft=draft is not None)
         if options is not None and not isinstance(options, Mapping):
             raise ParameterError("options", options, 'a mapping such as {"k": 4}')
         _check_limit("max_rows", max_rows)
@@ -78,11 +81,12 @@ class LLM:
         self._rooms: dict[str, Room] = {}
         self._listeners: list[Callable[[Answer], object]] = []
         self._closed = False
-        spelt(self.method)
+        allowed(self.method, acceptance)
         # torch's own objects are what transformers users hand over.
         dtype, device = str(dtype).removeprefix("torch."), str(device)
         loaded = load(model, dtype=dtype, device=device)
         self.tokenizer = loaded.tokenizer
+        self._encoder = Encoder(loaded.tokenizer, loaded.name)
         self._target = HFTarget(
             loaded.model, pack=pack, own=loaded.ours, reproducible=reproducible, max_context=max_context
         )
@@ -111,7 +115,7 @@ class LLM:
     def curve(self) -> Measured:
         """What the target's forward passes take on this machine: measured at the first call, or before and kept on disk."""
         if self._measured is None:
-            text, rows = self._encode(TEXT, special=False) or [0], self._engine_settings["max_rows"]
+            text, rows = self._encoder.encode(TEXT, special=False) or [0], self._engine_settings["max_rows"]
             self._measured = curve_of(self._target, text, max_rows=rows, again=self._recalibrate)
         return self._measured
 
@@ -121,7 +125,9 @@ class LLM:
         found = getattr(self._room(method, options).engine.proposer, "library", None)
         if found is None:
             raise ParameterError(
-                "method", method or self.method, "one that remembers texts: mix, suffix, or merge with one of them"
+                "method",
+                method or self.method,
+                "one that remembers texts: auto, mix, suffix, or merge with one of them",
             )
         return found
 
@@ -239,22 +245,11 @@ class LLM:
 
     def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
         """The token ids of a conversation, up to where the answer begins. Raises PromptError without a template."""
-        given: Any = messages
-        if not isinstance(given, list | tuple) or not all(isinstance(message, Mapping) for message in given):
-            raise PromptError('messages must be a list of {"role": ..., "content": ...}')
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise PromptError(
-                f"{self.info.model} has no chat template; give a plain prompt, or set tokenizer.chat_template"
-            )
-        try:
-            text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        except Exception as failure:
-            raise PromptError(f"{self.info.model}'s chat template refuses these messages: {failure}") from failure
-        return self._encode(str(text), special=False)
+        return self._encoder.chat_ids(messages)
 
     def token_ids(self, prompt: Prompt) -> list[int]:
         """What the target is fed for a prompt: text with the tokenizer's own special tokens, ids as they are."""
-        return self._encode(prompt) if isinstance(prompt, str) else list(checked_ids(prompt))
+        return self._encoder.prompt_ids(prompt)
 
     def stream(
         self,
@@ -324,39 +319,15 @@ class LLM:
             raise ParameterError("namespace", namespace, "a string")
         ids = tuple(self.token_ids(prompt))
         seed = secrets.randbelow(SEED_LIMIT) if params.seed is None else params.seed
-        words = tuple(ids for word in params.bad_words for ids in self._word_ids(word))
+        words = tuple(ids for word in params.bad_words for ids in self._encoder.word_ids(word))
         return Ask(
             prompt if isinstance(prompt, str) else None,
             ids,
             params.replaced(seed=seed, bad_words=words),
             self.tokenizer,
-            self._reference_ids(reference),
+            self._encoder.reference_ids(reference),
             namespace,
         )
-
-    def _reference_ids(self, reference: Any) -> tuple[int, ...]:
-        """The text as it would stand in the middle of an answer: without special tokens."""
-        if isinstance(reference, str):
-            return tuple(self._encode(reference, special=False))
-        return reference_ids(reference)
-
-    def _encode(self, text: str, *, special: bool = True) -> list[int]:
-        try:
-            text.encode()
-        except UnicodeEncodeError as failure:
-            raise PromptError(f"the text has half a character (a lone surrogate) at {failure.start}") from None
-        with quiet():
-            return [int(token) for token in self.tokenizer(text, add_special_tokens=special)["input_ids"]]
-
-    def _word_ids(self, word: str | tuple[int, ...]) -> list[tuple[int, ...]]:
-        """The ways a bad word is usually written: at the start, after a space, and inside a line."""
-        if not isinstance(word, str):
-            return [word]
-        line, after = self._encode("\n", special=False), self._encode("\n" + word, special=False)
-        ways = [self._encode(word, special=False), self._encode(" " + word, special=False)]
-        if after[: len(line)] == line:
-            ways.append(after[len(line) :])
-        return [*dict.fromkeys(tuple(way) for way in ways if way)]
 
     def _room(self, method: str | None, options: Options | None) -> Room:
         """The engine of a method, made at its first use."""
@@ -365,7 +336,7 @@ class LLM:
         if options is not None and not isinstance(options, Mapping):
             raise ParameterError("options", options, 'a mapping such as {"k": 4}')
         written = method or self.method
-        name, spelt_out = spelt(written)
+        name, spelt_out = allowed(written, self._engine_settings["acceptance"])
         given = {**(options if options is not None else self._options if written == self.method else {}), **spelt_out}
         key = f"{name} {sorted(given.items())!r}"
         for other, room in self._rooms.items():
@@ -374,7 +345,7 @@ class LLM:
                     f"a stream of {room.method} is still open; close it, or read it to its end, before using {name}"
                 )
         if key not in self._rooms:
-            curve = self.curve() if name == "auto" else None
+            curve = self.curve() if name == AUTO else None
             proposer = proposer_of(name, Workshop(self._target.info, self._draft, given, curve))
             self._rooms[key] = Room(name, Engine(self._target, proposer, **self._engine_settings), self._listeners)
         return self._rooms[key]

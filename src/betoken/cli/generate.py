@@ -9,7 +9,17 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from betoken.cli.common import INTERRUPTED, Device, DraftModel, Dtype, MaxTokens, Model, busy, readable_errors
+from betoken.cli.common import (
+    INTERRUPTED,
+    Device,
+    DraftModel,
+    Dtype,
+    MaxTokens,
+    Model,
+    Recalibrate,
+    busy,
+    readable_errors,
+)
 from betoken.errors import ParameterError, PromptError
 from betoken.methods import spelt
 from betoken.params import SamplingParams
@@ -24,11 +34,9 @@ def generate(
     model: Model = None,
     draft: DraftModel = None,
     method: Annotated[
-        str | None, typer.Option(help="Who drafts, options after it: draft:k=6; plain for nobody.")
+        str | None, typer.Option(help="Who drafts, options after it: draft:k=6; plain for nobody; default: auto.")
     ] = None,
-    reference: Annotated[
-        Path | None, typer.Option(help="A file the answer should repeat mostly unchanged, for --method reference.")
-    ] = None,
+    reference: Annotated[Path | None, typer.Option(help="A file the answer should repeat mostly unchanged.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Colour every token by who proposed it, and count.")] = False,
     chat: Annotated[bool, typer.Option("--chat", help="The prompt is a user's message.")] = False,
     max_tokens: MaxTokens = 128,
@@ -53,6 +61,7 @@ def generate(
     acceptance: Annotated[str, typer.Option(help="exact, or residual (the classical rule).")] = "exact",
     dtype: Dtype = "auto",
     device: Device = "auto",
+    recalibrate: Recalibrate = False,
 ) -> None:
     """Answer one prompt, as a stream."""
     given = dict(locals())
@@ -64,7 +73,7 @@ def generate(
             raise ParameterError("method", method, "a text to draft from with it: --reference FILE")
         text, expected = _prompt_text(prompt), None if reference is None else _read(reference)
         with busy("loading"):
-            llm = _load(model, draft, method, acceptance, dtype, device)
+            llm = _load(given)
         with llm:
             ids = llm.chat_prompt([{"role": "user", "content": text}]) if chat else llm.token_ids(text)
             if params.n > 1 or params.logprobs is not None:
@@ -104,14 +113,16 @@ def _read(file: Path) -> str:
         raise ParameterError("reference", str(file), f"a text file ({reason})") from failure
 
 
-def _load(model: str | None, draft: str | None, method: str | None, acceptance: str, dtype: str, device: str) -> "LLM":
+def _load(given: dict[str, Any]) -> "LLM":
     from betoken import demo
     from betoken.llm import LLM
 
+    model, draft = given["model"], given["draft"]
     if model is None:
         model, embedded = demo.pair()
         draft = draft or embedded
-    return LLM(model, draft, method=method, acceptance=acceptance, dtype=dtype, device=device)
+    settings = {name: given[name] for name in ("method", "acceptance", "dtype", "device", "recalibrate")}
+    return LLM(model, draft, **settings)
 
 
 def _print_stream(llm: "LLM", ids: list[int], params: SamplingParams, reference: str | None, *, show: bool) -> None:
