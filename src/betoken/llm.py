@@ -7,6 +7,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, overload
@@ -16,7 +17,7 @@ from betoken.decoding import Answer, Ask, Room, Steps, drain, texts
 from betoken.encoding import Encoder, Message
 from betoken.engine import Engine
 from betoken.errors import BetokenError, ParameterError
-from betoken.loading import Loaded, Source, describe, load
+from betoken.loading import Loaded, Source, describe, load, load_draft
 from betoken.methods import AUTO, allowed, proposer_of, usual
 from betoken.outputs import Result
 from betoken.params import SEED_LIMIT, SamplingParams
@@ -24,6 +25,7 @@ from betoken.policy.cost import Measured
 from betoken.prompts import Prompt, is_single, one_each, references
 from betoken.proposers.base import Workshop, methods
 from betoken.recording import Recording, spoken_name
+from betoken.speculation import Speculation, Wish, wishes
 from betoken.targets.hf import HFTarget
 from betoken.trace import UNNAMED, Header
 
@@ -94,7 +96,7 @@ class LLM:
         small: Loaded | None = None
         try:
             if draft is not None:
-                small = _load_draft(draft, loaded, dtype=dtype, device=device)
+                small = load_draft(draft, loaded, dtype=dtype, device=device)
                 self._draft = HFTarget(small.model, pack=pack, own=small.ours, reproducible=reproducible)
             self.info = describe(loaded, small, self.method)
             self._room(None, None)
@@ -166,6 +168,7 @@ class LLM:
         options: Options | None = None,
         reference: Prompt | None = None,
         namespace: str = "",
+        speculation: Wish = None,
         progress: bool = False,
     ) -> Result: ...
 
@@ -179,6 +182,7 @@ class LLM:
         options: Options | None = None,
         reference: Prompt | None = None,
         namespace: str = "",
+        speculation: Wish = None,
         progress: bool = False,
     ) -> Result: ...
 
@@ -192,6 +196,7 @@ class LLM:
         options: Options | None = None,
         reference: Sequence[Prompt | None] | None = None,
         namespace: str = "",
+        speculation: Wish | Sequence[Wish] = None,
         progress: bool = False,
     ) -> list[Result]: ...
 
@@ -204,6 +209,7 @@ class LLM:
         options: Options | None = None,
         reference: Prompt | Sequence[Prompt | None] | None = None,
         namespace: str = "",
+        speculation: Wish | Sequence[Wish] = None,
         progress: bool = False,
     ) -> Result | list[Result]:
         """Decode one prompt (a `Result`) or many at once (a list, in the order of the prompts).
@@ -215,6 +221,9 @@ class LLM:
         reference: a text, or token ids, that the answer is expected to repeat mostly unchanged; of several prompts one
                    each (None: nothing expected). It changes no answer; the methods "reference" and "merge" draft from it
         namespace: whose prompts these are: methods that remember across requests keep what they saw apart by it
+        speculation: `{"enabled": False}` drafts nothing, "max_nodes" limits a draft, "method" names another drafter (without
+                  `options`); of several prompts one for all, or a list. Those of one method are decoded together, one
+                  method after the other. It changes no answer, and is in `stats.speculation`
         progress: show a bar on standard error
         Raises PromptError, ParameterError.
         """
@@ -224,9 +233,10 @@ class LLM:
         batch: Sequence[Prompt] = [prompts] if single else prompts  # type: ignore[list-item,assignment]
         many = one_each(params, len(batch))
         expected = [reference] if single else references(reference, len(batch))
-        room = self._room(method, options)
-        asked = [self._ask(*each, namespace) for each in zip(batch, many, expected, strict=True)]
-        results = self._run(room, asked, progress=progress)
+        wanted = [self._meant(one, method) for one in wishes([speculation] if single else speculation, len(batch))]
+        asked = [self._ask(*each) for each in zip(batch, many, expected, [namespace] * len(batch), wanted, strict=True)]
+        rooms = [self._room_of(one, method, options) for one in wanted] or [self._room(method, options)]
+        results = self._run(rooms, asked, progress=progress)
         return results[0] if single else results
 
     def chat(
@@ -238,9 +248,11 @@ class LLM:
         options: Options | None = None,
         reference: Prompt | None = None,
         namespace: str = "",
+        speculation: Wish = None,
     ) -> Result:
         """Answer a conversation, `[{"role": "user", "content": ...}, ...]`, by the tokenizer's chat template."""
-        more: dict[str, Any] = {"method": method, "options": options, "reference": reference, "namespace": namespace}
+        more: dict[str, Any] = {"method": method, "options": options, "reference": reference}
+        more |= {"namespace": namespace, "speculation": speculation}
         return self.generate(self.chat_prompt(messages), params, **more)
 
     def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
@@ -260,9 +272,11 @@ class LLM:
         options: Options | None = None,
         reference: Prompt | None = None,
         namespace: str = "",
+        speculation: Wish = None,
     ) -> Generator[str]:
         """The text of one answer as it comes, whole characters only. Closing the iterator early ends the request."""
-        more: dict[str, Any] = {"method": method, "options": options, "reference": reference, "namespace": namespace}
+        more: dict[str, Any] = {"method": method, "options": options, "reference": reference}
+        more |= {"namespace": namespace, "speculation": speculation}
         return texts(self.steps(prompt, params, **more))
 
     def steps(
@@ -274,6 +288,7 @@ class LLM:
         options: Options | None = None,
         reference: Prompt | None = None,
         namespace: str = "",
+        speculation: Wish = None,
     ) -> Steps:
         """As `stream`, but every step with its tokens, who proposed them, and the counters so far."""
         params = params or SamplingParams()
@@ -281,8 +296,9 @@ class LLM:
             raise ParameterError("params", params, "SamplingParams")
         if params.n != 1:
             raise ParameterError("n", params.n, "1 for a stream; use generate() for several samples")
-        room = self._room(method, options)
-        return Steps(room, room.add(self._ask(prompt, params, reference, namespace)))
+        wanted = self._meant(Speculation.of(speculation), method)
+        room = self._room_of(wanted, method, options)
+        return Steps(room, room.add(self._ask(prompt, params, reference, namespace, wanted)))
 
     @contextlib.contextmanager
     def record(self, path: str | os.PathLike[str], *, category: str = UNNAMED) -> Iterator[Recording]:
@@ -303,7 +319,16 @@ class LLM:
             finally:
                 self._listeners.remove(recording.hear)
 
-    def _run(self, room: Room, asked: Sequence[Ask], *, progress: bool) -> list[Result]:
+    def _run(self, rooms: Sequence[Room], asked: Sequence[Ask], *, progress: bool) -> list[Result]:
+        """rooms: of each ask its own; who shares one is decoded together."""
+        results: dict[int, Result] = {}
+        for room in dict.fromkeys(rooms):
+            places = [place for place, _ in enumerate(asked) if rooms[place] is room]
+            found = self._run_in(room, [asked[place] for place in places], progress=progress)
+            results |= zip(places, found, strict=True)
+        return [results[place] for place in range(len(asked))]
+
+    def _run_in(self, room: Room, asked: Sequence[Ask], *, progress: bool) -> list[Result]:
         answers: list[Answer] = []
         try:
             for ask in asked:
@@ -314,7 +339,9 @@ class LLM:
         left = iter(answers)
         return [ask.result([next(left) for _ in range(ask.params.n)]) for ask in asked]
 
-    def _ask(self, prompt: Prompt, params: SamplingParams, reference: Any, namespace: str) -> Ask:
+    def _ask(
+        self, prompt: Prompt, params: SamplingParams, reference: Any, namespace: str, speculation: Speculation
+    ) -> Ask:
         if not isinstance(namespace, str):
             raise ParameterError("namespace", namespace, "a string")
         ids = tuple(self.token_ids(prompt))
@@ -327,7 +354,16 @@ class LLM:
             self.tokenizer,
             self._encoder.reference_ids(reference),
             namespace,
+            speculation,
         )
+
+    def _meant(self, speculation: Speculation, method: str | None) -> Speculation:
+        """With the method that will draft."""
+        return replace(speculation, method=speculation.method or method or self.method)
+
+    def _room_of(self, meant: Speculation, method: str | None, options: Options | None) -> Room:
+        """options: of the method they were given with, no other."""
+        return self._room(meant.method, options if meant.method == (method or self.method) else None)
 
     def _room(self, method: str | None, options: Options | None) -> Room:
         """The engine of a method, made at its first use."""
@@ -349,15 +385,6 @@ class LLM:
             proposer = proposer_of(name, Workshop(self._target.info, self._draft, given, curve))
             self._rooms[key] = Room(name, Engine(self._target, proposer, **self._engine_settings), self._listeners)
         return self._rooms[key]
-
-
-def _load_draft(draft: Source | Any, target: Loaded, *, dtype: str, device: str) -> Loaded:
-    if not isinstance(draft, tuple) and hasattr(draft, "config"):
-        draft = (draft, target.tokenizer)
-    in_memory = isinstance(draft, tuple)
-    return load(
-        draft, dtype="auto" if in_memory else dtype, device="auto" if in_memory else str(target.model.device or device)
-    )
 
 
 def _check_limit(name: str, value: Any) -> None:

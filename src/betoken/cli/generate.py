@@ -23,6 +23,7 @@ from betoken.cli.common import (
 from betoken.errors import ParameterError, PromptError
 from betoken.methods import spelt
 from betoken.params import SamplingParams
+from betoken.speculation import Speculation
 
 if TYPE_CHECKING:
     from betoken.llm import LLM
@@ -37,6 +38,8 @@ def generate(
         str | None, typer.Option(help="Who drafts, options after it: draft:k=6; plain for nobody; default: auto.")
     ] = None,
     reference: Annotated[Path | None, typer.Option(help="A file the answer should repeat mostly unchanged.")] = None,
+    no_speculation: Annotated[bool, typer.Option("--no-speculation", help="Draft nothing.")] = False,
+    max_nodes: Annotated[int | None, typer.Option(help="Nodes of a draft, at most.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Colour every token by who proposed it, and count.")] = False,
     chat: Annotated[bool, typer.Option("--chat", help="The prompt is a user's message.")] = False,
     max_tokens: MaxTokens = 128,
@@ -71,15 +74,19 @@ def generate(
             raise ParameterError("show", True, "one sample and no logprobs: leave out -n and --logprobs, or --show")
         if method is not None and spelt(method)[0] == "reference" and reference is None:
             raise ParameterError("method", method, "a text to draft from with it: --reference FILE")
-        text, expected = _prompt_text(prompt), None if reference is None else _read(reference)
+        text = _prompt_text(prompt)
+        more = {
+            "reference": None if reference is None else _read(reference),
+            "speculation": Speculation(enabled=not no_speculation, max_nodes=max_nodes),
+        }
         with busy("loading"):
             llm = _load(given)
         with llm:
             ids = llm.chat_prompt([{"role": "user", "content": text}]) if chat else llm.token_ids(text)
             if params.n > 1 or params.logprobs is not None:
-                _print_samples(llm, ids, params, expected)
+                _print_samples(llm, ids, params, more)
             else:
-                _print_stream(llm, ids, params, expected, show=show)
+                _print_stream(llm, ids, params, more, show=show)
 
 
 def _params(given: dict[str, Any]) -> SamplingParams:
@@ -125,10 +132,10 @@ def _load(given: dict[str, Any]) -> "LLM":
     return LLM(model, draft, **settings)
 
 
-def _print_stream(llm: "LLM", ids: list[int], params: SamplingParams, reference: str | None, *, show: bool) -> None:
+def _print_stream(llm: "LLM", ids: list[int], params: SamplingParams, more: dict[str, Any], *, show: bool) -> None:
     console = Console(highlight=False, soft_wrap=True)
     colours = _Colours(llm.tokenizer) if show else None
-    steps = llm.steps(ids, params, reference=reference)
+    steps = llm.steps(ids, params, **more)
     last = None
     try:
         for last in steps:
@@ -141,7 +148,7 @@ def _print_stream(llm: "LLM", ids: list[int], params: SamplingParams, reference:
     finally:
         steps.close()
         if show and last is not None:
-            console.print(_legend(llm.method, last))
+            console.print(_legend(last))
     if not show:
         console.print()
 
@@ -165,11 +172,13 @@ class _Colours:
         return painted
 
 
-def _legend(method: str, last: "Step") -> Text:
+def _legend(last: "Step") -> Text:
     from betoken.stats import Stats
 
     stats: Stats = last.stats
-    legend = Text("\n\n").append(f"proposed by {method}", style="green").append(" · from the target\n")
+    who = ", ".join(one.words for one in stats.speculation)
+    who = "nobody, speculation being off" if who == "off" else who
+    legend = Text("\n\n").append(f"proposed by {who}", style="green").append(" · from the target\n")
     facts = [f"{stats.emitted_tokens + 1} tokens", f"{stats.steps} steps"]
     if stats.drafts:
         facts.append(f"{stats.accepted_tokens} of {stats.draft_tokens} draft tokens accepted")
@@ -180,9 +189,9 @@ def _legend(method: str, last: "Step") -> Text:
     return legend.append(" · ".join([*facts, f"ended by {last.finish_reason or 'you'}"]), style="dim")
 
 
-def _print_samples(llm: "LLM", ids: list[int], params: SamplingParams, reference: str | None) -> None:
+def _print_samples(llm: "LLM", ids: list[int], params: SamplingParams, more: dict[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    result = llm.generate(ids, params, reference=reference)
+    result = llm.generate(ids, params, **more)
     for output in result.outputs:
         if params.n > 1:
             console.print(Text(f"[{output.index}]", style="dim"))
