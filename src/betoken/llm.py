@@ -17,12 +17,13 @@ from betoken.decoding import Answer, Ask, Room, Steps, drain, texts
 from betoken.encoding import Encoder, Message
 from betoken.engine import Engine
 from betoken.errors import BetokenError, ParameterError
+from betoken.explain import Explanation, explained
 from betoken.loading import Loaded, Source, describe, load, load_draft
 from betoken.methods import AUTO, allowed, proposer_of, usual
 from betoken.outputs import Result
 from betoken.params import SEED_LIMIT, SamplingParams
 from betoken.policy.cost import Measured
-from betoken.prompts import Prompt, is_single, one_each, references
+from betoken.prompts import Prompt, check_limit, is_single, one_each, references
 from betoken.proposers.base import Workshop, methods
 from betoken.recording import Recording, spoken_name
 from betoken.speculation import Speculation, Wish, wishes
@@ -71,13 +72,13 @@ class LLM:
         recalibrate: bool = False,
     ) -> None:
         self._recalibrate = recalibrate
-        self._measured: Measured | None = None
+        self._measured: tuple[Measured, bool] | None = None  # and whether it was read from disk
         self.method = method or usual(acceptance, with_draft=draft is not None)
         if options is not None and not isinstance(options, Mapping):
             raise ParameterError("options", options, 'a mapping such as {"k": 4}')
-        _check_limit("max_rows", max_rows)
+        check_limit("max_rows", max_rows)
         if max_context is not None:
-            _check_limit("max_context", max_context)
+            check_limit("max_context", max_context)
         self._options = dict(options or {})
         self._engine_settings: dict[str, Any] = {"acceptance": acceptance, "max_rows": max_rows}
         self._rooms: dict[str, Room] = {}
@@ -119,7 +120,16 @@ class LLM:
         if self._measured is None:
             text, rows = self._encoder.encode(TEXT, special=False) or [0], self._engine_settings["max_rows"]
             self._measured = curve_of(self._target, text, max_rows=rows, again=self._recalibrate)
-        return self._measured
+        return self._measured[0]
+
+    def explain(self) -> Explanation:
+        """What `auto` has done in this LLM so far, and why: figures, and a page of them (`print(llm.explain().text())`). Raises
+        BetokenError where it has not been used."""
+        rooms = [room for room in self._rooms.values() if room.method == AUTO]
+        if not rooms or self._measured is None:
+            raise BetokenError("there is nothing to explain: the method auto has not been used")
+        auto = max((room.engine.proposer for room in rooms), key=lambda auto: auto.ledger.steps)  # type: ignore[union-attr]
+        return explained(auto, *self._measured, self._target.info, self.info.model, with_draft=self._draft is not None)
 
     def memory(self, method: str | None = None, options: Options | None = None) -> Any:
         """What a method remembers of earlier answers, by default this LLM's own: a `memory.library.Library`, to save, load
@@ -385,8 +395,3 @@ class LLM:
             proposer = proposer_of(name, Workshop(self._target.info, self._draft, given, curve))
             self._rooms[key] = Room(name, Engine(self._target, proposer, **self._engine_settings), self._listeners)
         return self._rooms[key]
-
-
-def _check_limit(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ParameterError(name, value, "a whole number of at least 1")

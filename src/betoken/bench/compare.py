@@ -68,9 +68,11 @@ class Report:
 class Bench:
     """Loaded models, runners and tokenised prompts, ready to be measured. Close it, or use it in a `with` statement."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, workloads: Sequence[Workload] | None = None) -> None:
+        """workloads: these, and not those that the setup names."""
         self.setup = setup
-        workloads = first_of_each(read(setup.prompts or demo.prompts()), setup.limit)
+        if workloads is None:
+            workloads = first_of_each(read(setup.prompts or demo.prompts()), setup.limit)
         model, draft = pair_of(setup)
         names = chosen(setup.methods, with_draft=draft is not None)
         first = next((name for name in names if name != TRANSFORMERS and name != PLAIN), PLAIN)

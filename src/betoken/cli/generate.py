@@ -2,6 +2,7 @@
 
 import sys
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,10 +19,11 @@ from betoken.cli.common import (
     Model,
     Recalibrate,
     busy,
+    printable,
     readable_errors,
 )
 from betoken.errors import ParameterError, PromptError
-from betoken.methods import spelt
+from betoken.methods import AUTO, spelt
 from betoken.params import SamplingParams
 from betoken.speculation import Speculation
 
@@ -41,6 +43,9 @@ def generate(
     no_speculation: Annotated[bool, typer.Option("--no-speculation", help="Draft nothing.")] = False,
     max_nodes: Annotated[int | None, typer.Option(help="Nodes of a draft, at most.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Colour every token by who proposed it, and count.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say afterwards, on standard error, why auto did what it did.")
+    ] = False,
     chat: Annotated[bool, typer.Option("--chat", help="The prompt is a user's message.")] = False,
     max_tokens: MaxTokens = 128,
     min_tokens: Annotated[int, typer.Option(help="No end before so many tokens.")] = 0,
@@ -74,6 +79,8 @@ def generate(
             raise ParameterError("show", True, "one sample and no logprobs: leave out -n and --logprobs, or --show")
         if method is not None and spelt(method)[0] == "reference" and reference is None:
             raise ParameterError("method", method, "a text to draft from with it: --reference FILE")
+        if explain and (acceptance != "exact" or spelt(method or AUTO)[0] != AUTO):
+            raise ParameterError("explain", True, "the method auto, for no other decides anything")
         text = _prompt_text(prompt)
         more = {
             "reference": None if reference is None else _read(reference),
@@ -87,6 +94,8 @@ def generate(
                 _print_samples(llm, ids, params, more)
             else:
                 _print_stream(llm, ids, params, more, show=show)
+            if explain:
+                _print_explanation(llm, model)
 
 
 def _params(given: dict[str, Any]) -> SamplingParams:
@@ -151,6 +160,13 @@ def _print_stream(llm: "LLM", ids: list[int], params: SamplingParams, more: dict
             console.print(_legend(last))
     if not show:
         console.print()
+
+
+def _print_explanation(llm: "LLM", model: str | None) -> None:
+    """The embedded model goes by its name, not by where it lies."""
+    found = llm.explain()
+    page = replace(found, model=model or "embedded target").text()
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print("\n" + printable(page))
 
 
 class _Colours:
