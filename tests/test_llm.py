@@ -275,6 +275,8 @@ def test_residual_mode_has_its_own_default_and_refuses_auto(llm: LLM) -> None:
             drafting.generate(PROMPT, SHORT, method="auto:nodes=8")
     with LLM(pair, acceptance="residual") as alone:
         assert alone.method == "ngram"
+    with LLM(pair, reproducible=True) as chains:
+        assert chains.method == "ngram"
     with pytest.raises(ParameterError, match="auto keeps nodes by value"):
         LLM("./nowhere", method="auto", acceptance="residual")
 

@@ -39,8 +39,8 @@ class LLM:
     model:        a folder, a hub name, or `(model, tokenizer)` in memory (given back unchanged by `close`)
     draft:        a smaller model with the same vocabulary, given likewise (in memory: the model alone will do)
     method:       who drafts; by default "auto", which decides at every step whom to ask and how much to draft (in residual
-                  mode "draft" with a draft model, else "ngram"); `LLM.methods()` lists all. Options may be written after it:
-                  "draft:k=6:width=2"
+                  mode, and with `reproducible`, "draft" with a draft model, else "ngram"); `LLM.methods()` lists all. Options
+                  may be written after it: "draft:k=6:width=2"
     options:      of that method, e.g. `{"k": 4}`
     dtype:        "auto" (the checkpoint's; on a CPU float32 where it has no instructions for that, and for models
                   under 32 MB, which are faster in it), "float32", "bfloat16", ...
@@ -73,7 +73,7 @@ class LLM:
     ) -> None:
         self._recalibrate = recalibrate
         self._measured: tuple[Measured, bool] | None = None  # and whether it was read from disk
-        self.method = method or usual(acceptance, with_draft=draft is not None)
+        self.method = method or usual(acceptance, with_draft=draft is not None, chains=reproducible)
         if options is not None and not isinstance(options, Mapping):
             raise ParameterError("options", options, 'a mapping such as {"k": 4}')
         check_limit("max_rows", max_rows)

@@ -43,9 +43,9 @@ def proposer_of(name: str, workshop: Workshop) -> Proposer | None:
         raise ParameterError("options", workshop.options, f"options of {name} ({failure})") from failure
 
 
-def usual(acceptance: str, *, with_draft: bool) -> str:
-    """The method where none is named."""
-    if acceptance != RESIDUAL:
+def usual(acceptance: str, *, with_draft: bool, chains: bool) -> str:
+    """The method where none is named. chains: what is promised holds for chains only, and auto drafts trees."""
+    if acceptance != RESIDUAL and not chains:
         return AUTO
     return "draft" if with_draft else "ngram"
 
