@@ -50,7 +50,7 @@ class Rivals:
 
     def __init__(self, max_tokens: int, dtype: str, per_group: int | None) -> None:
         target, draft = demo.pair()
-        self.llm = LLM(target, draft, dtype=dtype)
+        self.llm = LLM(target, draft, method="draft", dtype=dtype)
         self.model = load(target, dtype=dtype).model
         self.assistant = load(draft, dtype=dtype).model
         self.max_tokens = max_tokens

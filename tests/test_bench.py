@@ -1,6 +1,7 @@
 """Prompts, timed runs, near ties and reports; on small real models."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,7 @@ def test_files_appear_all_at_once(tmp_path: Path) -> None:
 def test_methods_are_checked() -> None:
     assert chosen([], with_draft=False)[:2] == ["transformers", "plain"]
     assert "draft" not in chosen([], with_draft=False)
+    assert "auto" in chosen([], with_draft=False)
     assert chosen(["naive", "naive"], with_draft=False) == ["plain", "naive"]
     with pytest.raises(ParameterError, match="one of plain"):
         chosen(["telepathy"], with_draft=False)
@@ -263,3 +265,12 @@ def test_words_name_the_winner_the_losers_and_the_defect() -> None:
     broken = [cell(identical=3, different=1, margin=3.0)]
     assert "1 of 4 outputs are DIFFERENT" in words(broken)
     assert "DIFFERENT" in rendered(broken)
+
+
+def test_words_say_what_auto_does_beside_the_best() -> None:
+    auto = cell(method="auto", speedup=Spread(1.8, 1.9, 2.0), tokens_per_s=190.0)
+    said = words([cell(), auto, cell(group="all"), replace(auto, group="all")])
+    assert "prose: ngram, 2.00x" in said and "auto, left to itself: 1.90x." in said
+    assert "over all: auto chooses by itself and makes 0.95 of the tokens per second of ngram" in said
+    assert "prose: auto, 2.50x" in words([cell(), replace(auto, speedup=Spread(2.4, 2.5, 2.6))])
+    assert "over all" not in words([cell(), cell(group="all")])

@@ -65,10 +65,7 @@ def test_show_ends_with_the_figures(pair: list[str], plain: str) -> None:
     assert code == 0
     assert out.startswith(plain)
     assert (
-        "proposed by draft" in out
-        and "20 tokens" in out
-        and "draft tokens accepted" in out
-        and "ended by length" in out
+        "proposed by auto" in out and "20 tokens" in out and "draft tokens accepted" in out and "ended by length" in out
     )
 
 

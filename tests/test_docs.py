@@ -25,6 +25,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 QUICK = {
     "generate": ["--max-tokens", "8"],
     "compare": ["--max-tokens", "8", "--per-group", "1", "--temperature", "1"],
+    "explain": ["--max-tokens", "8", "--per-group", "1"],
     "audit": ["--max-tokens", "4", "--per-group", "1", "--batch-size", "2", "--samples", "0"],
     "record": ["--max-tokens", "8", "--per-group", "1"],
     "replay": [],

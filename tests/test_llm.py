@@ -109,18 +109,18 @@ def test_stream_is_the_text_in_whole_characters(llm: LLM) -> None:
     steps = list(llm.steps(PROMPT, SHORT))
     assert tuple(token for step in steps for token in step.token_ids) == whole.token_ids
     assert all(len(step.token_ids) == len(step.sources) for step in steps)
-    assert {source for step in steps for source in step.sources} <= {"draft", "target"}
+    assert {source for step in steps for source in step.sources} <= {"auto", "target"}
     assert [step.finish_reason for step in steps] == [None] * (len(steps) - 1) + ["length"]
 
 
 def test_a_stream_closed_early_leaves_everything_usable(llm: LLM) -> None:
-    stream = llm.stream(PROMPT, SHORT)
+    stream = llm.stream(PROMPT, SHORT, method="naive")
     next(stream)
     with pytest.raises(BetokenError, match="still open"):
         llm.generate(PROMPT, SHORT, method="plain")
     stream.close()
     assert llm.generate(PROMPT, SHORT, method="plain").text == llm.generate(PROMPT, SHORT).text
-    abandoned = llm.steps(PROMPT, SHORT)
+    abandoned = llm.steps(PROMPT, SHORT, method="naive")
     next(abandoned)
     del abandoned
     assert llm.generate(PROMPT, SHORT, method="plain").finish_reason == "length"
@@ -149,10 +149,10 @@ def test_stop_strings_and_bad_words(llm: LLM) -> None:
 
 def test_bad_words_are_banned_with_and_without_a_space(llm: LLM) -> None:
     tokenizer = byte_tokenizer()
-    banned = llm._word_ids("the")
+    banned = llm._encoder.word_ids("the")
     assert tuple(tokenizer.encode("the")) in banned
     assert tuple(tokenizer.encode(" the")) in banned
-    assert llm._word_ids((3, 4)) == [(3, 4)]
+    assert llm._encoder.word_ids((3, 4)) == [(3, 4)]
 
 
 def test_chat_uses_the_template(llm: LLM) -> None:
@@ -186,7 +186,7 @@ def test_what_is_no_prompt(llm: LLM, prompt: Any) -> None:
 def test_loading_from_folders_is_silent(folders: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
     target, draft = folders
     with LLM(target, draft) as loaded, LLM((tiny_llama(), byte_tokenizer()), method="plain") as memory:
-        assert loaded.method == "draft"
+        assert loaded.method == loaded.info.method == "auto"
         assert loaded.info.dtype == "float32"
         assert loaded.generate(PROMPT, SHORT).text == memory.generate(PROMPT, SHORT).text
     assert capfd.readouterr() == ("", "")
@@ -264,6 +264,35 @@ def test_importing_the_package_loads_no_torch() -> None:
 
     code = "import sys, betoken; betoken.SamplingParams(); sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_residual_mode_has_its_own_default_and_refuses_auto(llm: LLM) -> None:
+    """auto keeps nodes by their value, which would change the residual law; that came out at the first step."""
+    pair = (tiny_llama(), byte_tokenizer())
+    with LLM(pair, near_copy(tiny_llama()), acceptance="residual") as drafting:
+        assert drafting.method == "draft"
+        with pytest.raises(ParameterError, match="auto keeps nodes by value"):
+            drafting.generate(PROMPT, SHORT, method="auto:nodes=8")
+    with LLM(pair, acceptance="residual") as alone:
+        assert alone.method == "ngram"
+    with LLM(pair, reproducible=True) as chains:
+        assert chains.method == "ngram"
+    with pytest.raises(ParameterError, match="auto keeps nodes by value"):
+        LLM("./nowhere", method="auto", acceptance="residual")
+
+
+def test_what_was_measured_is_kept_and_measured_again_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The curve is on disk after the first load, read by the second, and written anew by `recalibrate`."""
+    monkeypatch.setenv("BETOKEN_CACHE", str(tmp_path))
+    times = []
+    for settings in ({}, {}, {"recalibrate": True}):
+        with LLM((tiny_llama(), byte_tokenizer()), max_rows=1, **settings) as made:  # type: ignore[arg-type]
+            assert made.curve().measured
+        (file,) = tmp_path.iterdir()
+        times.append(file.stat().st_mtime_ns)
+    assert times[0] == times[1] < times[2]
 
 
 def test_residual_acceptance_is_greedy_where_greedy_and_repeats_with_its_seed() -> None:

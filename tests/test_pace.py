@@ -48,7 +48,7 @@ def test_a_useless_draft_model_is_hardly_asked(temperature: float) -> None:
     params = SamplingParams(max_tokens=120, ignore_eos=True, temperature=temperature, seed=1)
     drafted = {}
     for name, draft in (("stranger", tiny_llama(seed=9)), ("near copy", near_copy(tiny_llama()))):
-        with LLM((tiny_llama(), byte_tokenizer()), draft) as llm:
+        with LLM((tiny_llama(), byte_tokenizer()), draft, method="draft") as llm:
             stats = llm.generate("the cat", params).stats
             drafted[name] = stats.draft_tokens / stats.steps
     assert drafted["stranger"] < 0.6 < 2 < drafted["near copy"]

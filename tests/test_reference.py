@@ -170,7 +170,7 @@ def test_text_in_text_out(llm: LLM, method: str, temperature: float) -> None:
 
 def test_a_reference_may_be_text(llm: LLM) -> None:
     """It is taken as it would stand inside an answer: no special tokens around it."""
-    assert llm._reference_ids("the") == tuple(byte_tokenizer().encode("the", add_special_tokens=False))
+    assert llm._encoder.reference_ids("the") == tuple(byte_tokenizer().encode("the", add_special_tokens=False))
 
 
 @pytest.mark.parametrize(

@@ -78,11 +78,10 @@ def test_a_model_that_takes_chains_only_gets_chains(monkeypatch: pytest.MonkeyPa
     with pytest.raises(UnsupportedModelError, match="takes chains only"):
         build("lookahead", Workshop(target.info))
     params = SamplingParams(max_tokens=20, ignore_eos=True)
-    said = [
-        run_one(target, proposer, params)
-        for proposer in (None, DraftModel(HFTarget(near_copy(tiny_llama()), pack=False), k=3, width=3))
-    ]
-    assert said[0] == said[1]
+    small = HFTarget(near_copy(tiny_llama()), pack=False)
+    auto = build("auto", Workshop(target.info, small))
+    said = [run_one(target, proposer, params) for proposer in (None, DraftModel(small, k=3, width=3), auto, auto)]
+    assert said == [said[0]] * 4
 
 
 def run_one(target: HFTarget, proposer: Any, params: SamplingParams) -> list[int]:

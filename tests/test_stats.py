@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from betoken.speculation import Speculation, together
 from betoken.stats import Stats, total
 
 COUNTS = st.integers(0, 1000)
@@ -13,6 +14,9 @@ STATS = st.builds(
     **dict.fromkeys(("steps", "emitted_tokens", "drafts", "draft_tokens", "accepted_tokens"), COUNTS),
     **dict.fromkeys(("draft_s", "verify_s", "host_s", "prefill_s"), SECONDS),
     accepted_per_position=st.lists(COUNTS, max_size=5),
+    speculation=st.lists(
+        st.sampled_from((Speculation(), Speculation(False), Speculation(method="mix"))), max_size=3
+    ).map(together),
 )
 
 

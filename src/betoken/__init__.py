@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from betoken.errors import BetokenError, ModelNotFoundError, ParameterError, PromptError, UnsupportedModelError
 from betoken.params import SamplingParams
+from betoken.speculation import Speculation
 
 if TYPE_CHECKING:
     from betoken.llm import LLM
@@ -28,6 +29,7 @@ __all__ = [
     "PromptError",
     "Result",
     "SamplingParams",
+    "Speculation",
     "Stats",
     "Step",
     "UnsupportedModelError",

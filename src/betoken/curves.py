@@ -93,15 +93,16 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "betoken"
 
 
-def curve_of(target: HFTarget, text: Sequence[int], *, max_rows: int, again: bool = False) -> Measured:
-    """The curve of a target, for so many rows at once. again: measure, whatever is on the disk."""
+def curve_of(target: HFTarget, text: Sequence[int], *, max_rows: int, again: bool = False) -> tuple[Measured, bool]:
+    """The curve of a target, for so many rows at once, and whether it was read from disk. again: measure, whatever is there."""
     found, max_rows = conditions(target), min(max_rows, MOST_ROWS)
     path = folder() / f"curve-{hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:32]}.json"
     points = None if again else read(path, found, max_rows)
-    if points is None:
-        points = measure(target, text, max_rows=max_rows)
-        write(path, found, points, max_rows)
-    return Measured(points)
+    if points is not None:
+        return Measured(points), True
+    points = measure(target, text, max_rows=max_rows)
+    write(path, found, points, max_rows)
+    return Measured(points), False
 
 
 def read(path: Path, found: Mapping[str, Any], max_rows: int) -> dict[Point, float] | None:

@@ -11,6 +11,7 @@ from betoken.engine import Engine, Event, Request
 from betoken.outputs import Output, Result, Step
 from betoken.params import SamplingParams
 from betoken.sampling import Sampler
+from betoken.speculation import USUAL, Speculation
 from betoken.stats import Stats
 from betoken.stops import FinishReason, Stops
 from betoken.text import Detokenizer
@@ -26,10 +27,19 @@ class Ask:
     tokenizer: Any
     reference: tuple[int, ...] = ()
     namespace: str = ""
+    speculation: Speculation = USUAL
 
     def request(self, sample: int) -> Request:
         text = Detokenizer(self.tokenizer)
-        return Request(self.ids, self.params, sample, text, reference=self.reference, namespace=self.namespace)
+        return Request(
+            self.ids,
+            self.params,
+            sample,
+            text,
+            reference=self.reference,
+            namespace=self.namespace,
+            speculation=self.speculation,
+        )
 
     def result(self, answers: Sequence["Answer"]) -> Result:
         outputs = tuple(answer.output(index) for index, answer in enumerate(answers))

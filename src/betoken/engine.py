@@ -15,6 +15,7 @@ from betoken.noise import ACCEPT, key, uniforms
 from betoken.params import SEED_LIMIT, SamplingParams
 from betoken.proposers.base import ObserveContext, ProposeContext, Proposer, SeqView, TopIds
 from betoken.sampling import Law, Sampler
+from betoken.speculation import USUAL, Speculation
 from betoken.stats import Stats
 from betoken.stops import FinishReason, Stops, TextStream
 from betoken.targets.base import Feed, Scores, Target
@@ -32,6 +33,7 @@ class Request:
     ends:   of a recording: the output has so many tokens, which drafting must not know
     reference: a text the output is expected to follow mostly (read by the method `reference`)
     namespace: whose it is; nobody else's text has a say in its drafts
+    speculation: whether anything is drafted for it, and how much; its method is for whoever chose this engine
     keep:   the row stays when the output ends, for `Engine.extend`; until then, or `abort`, it holds memory
     """
 
@@ -43,6 +45,7 @@ class Request:
     reference: tuple[int, ...] = ()
     namespace: str = ""
     keep: bool = False
+    speculation: Speculation = USUAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +69,29 @@ class Running:
     sampler: Sampler
     stops: Stops
     tokens: list[int]
-    stats: Stats = field(default_factory=Stats)
+    stats: Stats
     begun: bool = False  # whether the proposer knows of it
 
     @property
     def output_length(self) -> int:
         return len(self.tokens) - len(self.request.prompt)
 
+    @property
+    def drafted_for(self) -> bool:
+        """Whether the proposer may know of it."""
+        return self.request.speculation.enabled
+
     def view(self) -> SeqView:
         asked, room = self.request, self.stops.room - 1
         return SeqView(
-            self.seq_id, self.tokens, len(asked.prompt), self.sampler, room, asked.reference, asked.namespace
+            self.seq_id,
+            self.tokens,
+            len(asked.prompt),
+            self.sampler,
+            room,
+            asked.reference,
+            asked.namespace,
+            asked.speculation.max_nodes,
         )
 
 
@@ -128,7 +143,7 @@ class Engine:
     def add(self, request: Request) -> int:
         """Take a request; its id is in every event about it. Raises PromptError, ParameterError."""
         sampler, stops = self._prepared(request)
-        seq = Running(next(self._ids), request, sampler, stops, list(request.prompt))
+        seq = Running(next(self._ids), request, sampler, stops, list(request.prompt), self._counters(request))
         self._waiting.append(seq)
         return seq.seq_id
 
@@ -150,10 +165,15 @@ class Engine:
         prompt, params = (*seq.tokens, *tokens), params or seq.request.params
         request = replace(seq.request, prompt=prompt, params=params, text=text, ends=ends)
         seq.sampler, seq.stops = self._prepared(request)
-        seq.request, seq.stats = request, Stats()
+        seq.request, seq.stats = request, self._counters(request)
         seq.tokens += tokens
         del self._kept[seq_id]
         self._waiting.append(seq)
+
+    def _counters(self, request: Request) -> Stats:
+        asked = request.speculation
+        name = "plain" if self.proposer is None else self.proposer.name
+        return Stats(speculation=(replace(asked, method=asked.method or name),))
 
     def _prepared(self, request: Request) -> tuple[Sampler, Stops]:
         info, params = self.target.info, request.params
@@ -242,7 +262,7 @@ class Engine:
             events.append(self._prefill(seq))
             if seq.stops.reason is not None:
                 self._retire(seq)
-            elif self.proposer is not None and not seq.begun:
+            elif self.proposer is not None and seq.drafted_for and not seq.begun:
                 self.proposer.begin(seq.view())
                 seq.begun = True
         return events
@@ -259,20 +279,25 @@ class Engine:
         return self._event(seq, EMPTY, verdict)
 
     def _propose(self) -> list[Draft]:
-        if self.proposer is None:
+        shown = [seq for seq in self._live if seq.drafted_for]
+        if self.proposer is None or not shown:
             return [EMPTY] * len(self._live)
-        info = self.target.info
-        drafts = self.proposer.propose(
-            ProposeContext([seq.view() for seq in self._live], self._residual, len(self._live))
-        )
-        if not info.can_branch:
+        drafts = self.proposer.propose(ProposeContext([seq.view() for seq in shown], self._residual, len(self._live)))
+        if not self.target.info.can_branch:
             drafts = [trunk(draft) for draft in drafts]
         if self._residual:
-            drafts = [_check_drawn(draft, info.vocab_size) for draft in drafts]
-        return [
-            clip(draft, vocab_size=info.vocab_size, max_depth=seq.stops.room - 1, max_nodes=self._max_nodes)
-            for seq, draft in zip(self._live, drafts, strict=True)
-        ]
+            drafts = [_check_drawn(draft, self.target.info.vocab_size) for draft in drafts]
+        fed = {seq.seq_id: self._clipped(seq, draft) for seq, draft in zip(shown, drafts, strict=True)}
+        return [fed.get(seq.seq_id, EMPTY) for seq in self._live]
+
+    def _clipped(self, seq: Running, draft: Draft) -> Draft:
+        own = seq.request.speculation.max_nodes
+        return clip(
+            draft,
+            vocab_size=self.target.info.vocab_size,
+            max_depth=seq.stops.room - 1,
+            max_nodes=self._max_nodes if own is None else min(own, self._max_nodes),
+        )
 
     def _unseen(self, seq: Running) -> tuple[int, ...]:
         return tuple(seq.tokens[self.target.length(seq.seq_id) :])
@@ -298,11 +323,19 @@ class Engine:
         return verdict if kept == len(verdict.tokens) else Verdict(verdict.path[:kept], verdict.tokens[:kept])
 
     def _observe(self, drafts: list[Draft], verdicts: list[Verdict], scores: Scores, seconds: float) -> None:
-        if self.proposer is None:
+        """Show the proposer what came of its drafts; rows that nothing is drafted for are none of its business."""
+        shown = [place for place, seq in enumerate(self._live) if seq.drafted_for]
+        if self.proposer is None or not shown:
             return
         k = self.proposer.needs.top_ids
-        top_ids = TopIds(lambda index: scores.top_ids(index, k), len(drafts)) if k else ()
-        self.proposer.observe(ObserveContext([seq.view() for seq in self._live], drafts, verdicts, top_ids, seconds))
+        seen = ObserveContext(
+            [self._live[place].view() for place in shown],
+            [drafts[place] for place in shown],
+            [verdicts[place] for place in shown],
+            TopIds(lambda index: scores.top_ids(shown[index], k), len(shown)) if k else (),
+            seconds,
+        )
+        self.proposer.observe(seen)
 
     def _event(self, seq: Running, draft: Draft, verdict: Verdict) -> Event:
         name = self.proposer.name if self.proposer is not None else TARGET

@@ -7,26 +7,29 @@ import contextlib
 import os
 import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, overload
 
 from betoken.curves import TEXT, curve_of
 from betoken.decoding import Answer, Ask, Room, Steps, drain, texts
+from betoken.encoding import Encoder, Message
 from betoken.engine import Engine
-from betoken.errors import BetokenError, ParameterError, PromptError
-from betoken.loading import Loaded, Source, describe, load, quiet
-from betoken.methods import proposer_of, spelt
+from betoken.errors import BetokenError, ParameterError
+from betoken.explain import Explanation, explained
+from betoken.loading import Loaded, Source, describe, load, load_draft
+from betoken.methods import AUTO, allowed, proposer_of, usual
 from betoken.outputs import Result
 from betoken.params import SEED_LIMIT, SamplingParams
 from betoken.policy.cost import Measured
-from betoken.prompts import Prompt, checked_ids, is_single, one_each, reference_ids, references
+from betoken.prompts import Prompt, check_limit, is_single, one_each, references
 from betoken.proposers.base import Workshop, methods
 from betoken.recording import Recording, spoken_name
+from betoken.speculation import Speculation, Wish, wishes
 from betoken.targets.hf import HFTarget
 from betoken.trace import UNNAMED, Header
 
-Message = Mapping[str, Any]
 Options = Mapping[str, Any]
 
 
@@ -35,8 +38,9 @@ class LLM:
 
     model:        a folder, a hub name, or `(model, tokenizer)` in memory (given back unchanged by `close`)
     draft:        a smaller model with the same vocabulary, given likewise (in memory: the model alone will do)
-    method:       who drafts; by default "draft" with a draft model, else "ngram"; `LLM.methods()` lists all. Options may
-                  be written after it: "draft:k=6:width=2"
+    method:       who drafts; by default "auto", which decides at every step whom to ask and how much to draft (in residual
+                  mode, and with `reproducible`, "draft" with a draft model, else "ngram"); `LLM.methods()` lists all. Options
+                  may be written after it: "draft:k=6:width=2"
     options:      of that method, e.g. `{"k": 4}`
     dtype:        "auto" (the checkpoint's; on a CPU float32 where it has no instructions for that, and for models
                   under 32 MB, which are faster in it), "float32", "bfloat16", ...
@@ -45,6 +49,8 @@ class LLM:
     max_rows:     how many outputs are decoded at once; the others wait
     max_context:  a smaller context than the model's own
     pack, reproducible: see `HFTarget`
+    recalibrate:  measure anew what this model's forward passes take here, which `auto` goes by; else that is done once, in
+                  under 3 s, and kept on disk
 
     Raises ModelNotFoundError, UnsupportedModelError, ParameterError.
     """
@@ -66,23 +72,24 @@ class LLM:
         recalibrate: bool = False,
     ) -> None:
         self._recalibrate = recalibrate
-        self._measured: Measured | None = None
-        self.method = method or ("draft" if draft is not None else "ngram")
+        self._measured: tuple[Measured, bool] | None = None  # and whether it was read from disk
+        self.method = method or usual(acceptance, with_draft=draft is not None, chains=reproducible)
         if options is not None and not isinstance(options, Mapping):
             raise ParameterError("options", options, 'a mapping such as {"k": 4}')
-        _check_limit("max_rows", max_rows)
+        check_limit("max_rows", max_rows)
         if max_context is not None:
-            _check_limit("max_context", max_context)
+            check_limit("max_context", max_context)
         self._options = dict(options or {})
         self._engine_settings: dict[str, Any] = {"acceptance": acceptance, "max_rows": max_rows}
         self._rooms: dict[str, Room] = {}
         self._listeners: list[Callable[[Answer], object]] = []
         self._closed = False
-        spelt(self.method)
+        allowed(self.method, acceptance)
         # torch's own objects are what transformers users hand over.
         dtype, device = str(dtype).removeprefix("torch."), str(device)
         loaded = load(model, dtype=dtype, device=device)
         self.tokenizer = loaded.tokenizer
+        self._encoder = Encoder(loaded.tokenizer, loaded.name)
         self._target = HFTarget(
             loaded.model, pack=pack, own=loaded.ours, reproducible=reproducible, max_context=max_context
         )
@@ -90,7 +97,7 @@ class LLM:
         small: Loaded | None = None
         try:
             if draft is not None:
-                small = _load_draft(draft, loaded, dtype=dtype, device=device)
+                small = load_draft(draft, loaded, dtype=dtype, device=device)
                 self._draft = HFTarget(small.model, pack=pack, own=small.ours, reproducible=reproducible)
             self.info = describe(loaded, small, self.method)
             self._room(None, None)
@@ -111,9 +118,18 @@ class LLM:
     def curve(self) -> Measured:
         """What the target's forward passes take on this machine: measured at the first call, or before and kept on disk."""
         if self._measured is None:
-            text, rows = self._encode(TEXT, special=False) or [0], self._engine_settings["max_rows"]
+            text, rows = self._encoder.encode(TEXT, special=False) or [0], self._engine_settings["max_rows"]
             self._measured = curve_of(self._target, text, max_rows=rows, again=self._recalibrate)
-        return self._measured
+        return self._measured[0]
+
+    def explain(self) -> Explanation:
+        """What `auto` has done in this LLM so far, and why: figures, and a page of them (`print(llm.explain().text())`). Raises
+        BetokenError where it has not been used."""
+        rooms = [room for room in self._rooms.values() if room.method == AUTO]
+        if not rooms or self._measured is None:
+            raise BetokenError("there is nothing to explain: the method auto has not been used")
+        auto = max((room.engine.proposer for room in rooms), key=lambda auto: auto.ledger.steps)  # type: ignore[union-attr]
+        return explained(auto, *self._measured, self._target.info, self.info.model, with_draft=self._draft is not None)
 
     def memory(self, method: str | None = None, options: Options | None = None) -> Any:
         """What a method remembers of earlier answers, by default this LLM's own: a `memory.library.Library`, to save, load
@@ -121,7 +137,9 @@ class LLM:
         found = getattr(self._room(method, options).engine.proposer, "library", None)
         if found is None:
             raise ParameterError(
-                "method", method or self.method, "one that remembers texts: mix, suffix, or merge with one of them"
+                "method",
+                method or self.method,
+                "one that remembers texts: auto, mix, suffix, or merge with one of them",
             )
         return found
 
@@ -160,6 +178,7 @@ class LLM:
         options: Options | None = None,
         reference: Prompt | None = None,
         namespace: str = "",
+        speculation: Wish = None,
         progress: bool = False,
     ) -> Result: ...
 
@@ -173,6 +192,7 @@ class LLM:
         options: Options | None = None,
         reference: Prompt | None = None,
         namespace: str = "",
+        speculation: Wish = None,
         progress: bool = False,
     ) -> Result: ...
 
@@ -186,6 +206,7 @@ class LLM:
         options: Options | None = None,
         reference: Sequence[Prompt | None] | None = None,
         namespace: str = "",
+        speculation: Wish | Sequence[Wish] = None,
         progress: bool = False,
     ) -> list[Result]: ...
 
@@ -198,6 +219,7 @@ class LLM:
         options: Options | None = None,
         reference: Prompt | Sequence[Prompt | None] | None = None,
         namespace: str = "",
+        speculation: Wish | Sequence[Wish] = None,
         progress: bool = False,
     ) -> Result | list[Result]:
         """Decode one prompt (a `Result`) or many at once (a list, in the order of the prompts).
@@ -209,6 +231,9 @@ class LLM:
         reference: a text, or token ids, that the answer is expected to repeat mostly unchanged; of several prompts one
                    each (None: nothing expected). It changes no answer; the methods "reference" and "merge" draft from it
         namespace: whose prompts these are: methods that remember across requests keep what they saw apart by it
+        speculation: `{"enabled": False}` drafts nothing, "max_nodes" limits a draft, "method" names another drafter (without
+                  `options`); of several prompts one for all, or a list. Those of one method are decoded together, one
+                  method after the other. It changes no answer, and is in `stats.speculation`
         progress: show a bar on standard error
         Raises PromptError, ParameterError.
         """
@@ -218,9 +243,10 @@ class LLM:
         batch: Sequence[Prompt] = [prompts] if single else prompts  # type: ignore[list-item,assignment]
         many = one_each(params, len(batch))
         expected = [reference] if single else references(reference, len(batch))
-        room = self._room(method, options)
-        asked = [self._ask(*each, namespace) for each in zip(batch, many, expected, strict=True)]
-        results = self._run(room, asked, progress=progress)
+        wanted = [self._meant(one, method) for one in wishes([speculation] if single else speculation, len(batch))]
+        asked = [self._ask(*each) for each in zip(batch, many, expected, [namespace] * len(batch), wanted, strict=True)]
+        rooms = [self._room_of(one, method, options) for one in wanted] or [self._room(method, options)]
+        results = self._run(rooms, asked, progress=progress)
         return results[0] if single else results
 
     def chat(
@@ -232,29 +258,20 @@ class LLM:
         options: Options | None = None,
         reference: Prompt | None = None,
         namespace: str = "",
+        speculation: Wish = None,
     ) -> Result:
         """Answer a conversation, `[{"role": "user", "content": ...}, ...]`, by the tokenizer's chat template."""
-        more: dict[str, Any] = {"method": method, "options": options, "reference": reference, "namespace": namespace}
+        more: dict[str, Any] = {"method": method, "options": options, "reference": reference}
+        more |= {"namespace": namespace, "speculation": speculation}
         return self.generate(self.chat_prompt(messages), params, **more)
 
     def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
         """The token ids of a conversation, up to where the answer begins. Raises PromptError without a template."""
-        given: Any = messages
-        if not isinstance(given, list | tuple) or not all(isinstance(message, Mapping) for message in given):
-            raise PromptError('messages must be a list of {"role": ..., "content": ...}')
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise PromptError(
-                f"{self.info.model} has no chat template; give a plain prompt, or set tokenizer.chat_template"
-            )
-        try:
-            text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        except Exception as failure:
-            raise PromptError(f"{self.info.model}'s chat template refuses these messages: {failure}") from failure
-        return self._encode(str(text), special=False)
+        return self._encoder.chat_ids(messages)
 
     def token_ids(self, prompt: Prompt) -> list[int]:
         """What the target is fed for a prompt: text with the tokenizer's own special tokens, ids as they are."""
-        return self._encode(prompt) if isinstance(prompt, str) else list(checked_ids(prompt))
+        return self._encoder.prompt_ids(prompt)
 
     def stream(
         self,
@@ -265,9 +282,11 @@ class LLM:
         options: Options | None = None,
         reference: Prompt | None = None,
         namespace: str = "",
+        speculation: Wish = None,
     ) -> Generator[str]:
         """The text of one answer as it comes, whole characters only. Closing the iterator early ends the request."""
-        more: dict[str, Any] = {"method": method, "options": options, "reference": reference, "namespace": namespace}
+        more: dict[str, Any] = {"method": method, "options": options, "reference": reference}
+        more |= {"namespace": namespace, "speculation": speculation}
         return texts(self.steps(prompt, params, **more))
 
     def steps(
@@ -279,6 +298,7 @@ class LLM:
         options: Options | None = None,
         reference: Prompt | None = None,
         namespace: str = "",
+        speculation: Wish = None,
     ) -> Steps:
         """As `stream`, but every step with its tokens, who proposed them, and the counters so far."""
         params = params or SamplingParams()
@@ -286,8 +306,9 @@ class LLM:
             raise ParameterError("params", params, "SamplingParams")
         if params.n != 1:
             raise ParameterError("n", params.n, "1 for a stream; use generate() for several samples")
-        room = self._room(method, options)
-        return Steps(room, room.add(self._ask(prompt, params, reference, namespace)))
+        wanted = self._meant(Speculation.of(speculation), method)
+        room = self._room_of(wanted, method, options)
+        return Steps(room, room.add(self._ask(prompt, params, reference, namespace, wanted)))
 
     @contextlib.contextmanager
     def record(self, path: str | os.PathLike[str], *, category: str = UNNAMED) -> Iterator[Recording]:
@@ -308,7 +329,16 @@ class LLM:
             finally:
                 self._listeners.remove(recording.hear)
 
-    def _run(self, room: Room, asked: Sequence[Ask], *, progress: bool) -> list[Result]:
+    def _run(self, rooms: Sequence[Room], asked: Sequence[Ask], *, progress: bool) -> list[Result]:
+        """rooms: of each ask its own; who shares one is decoded together."""
+        results: dict[int, Result] = {}
+        for room in dict.fromkeys(rooms):
+            places = [place for place, _ in enumerate(asked) if rooms[place] is room]
+            found = self._run_in(room, [asked[place] for place in places], progress=progress)
+            results |= zip(places, found, strict=True)
+        return [results[place] for place in range(len(asked))]
+
+    def _run_in(self, room: Room, asked: Sequence[Ask], *, progress: bool) -> list[Result]:
         answers: list[Answer] = []
         try:
             for ask in asked:
@@ -319,44 +349,31 @@ class LLM:
         left = iter(answers)
         return [ask.result([next(left) for _ in range(ask.params.n)]) for ask in asked]
 
-    def _ask(self, prompt: Prompt, params: SamplingParams, reference: Any, namespace: str) -> Ask:
+    def _ask(
+        self, prompt: Prompt, params: SamplingParams, reference: Any, namespace: str, speculation: Speculation
+    ) -> Ask:
         if not isinstance(namespace, str):
             raise ParameterError("namespace", namespace, "a string")
         ids = tuple(self.token_ids(prompt))
         seed = secrets.randbelow(SEED_LIMIT) if params.seed is None else params.seed
-        words = tuple(ids for word in params.bad_words for ids in self._word_ids(word))
+        words = tuple(ids for word in params.bad_words for ids in self._encoder.word_ids(word))
         return Ask(
             prompt if isinstance(prompt, str) else None,
             ids,
             params.replaced(seed=seed, bad_words=words),
             self.tokenizer,
-            self._reference_ids(reference),
+            self._encoder.reference_ids(reference),
             namespace,
+            speculation,
         )
 
-    def _reference_ids(self, reference: Any) -> tuple[int, ...]:
-        """The text as it would stand in the middle of an answer: without special tokens."""
-        if isinstance(reference, str):
-            return tuple(self._encode(reference, special=False))
-        return reference_ids(reference)
+    def _meant(self, speculation: Speculation, method: str | None) -> Speculation:
+        """With the method that will draft."""
+        return replace(speculation, method=speculation.method or method or self.method)
 
-    def _encode(self, text: str, *, special: bool = True) -> list[int]:
-        try:
-            text.encode()
-        except UnicodeEncodeError as failure:
-            raise PromptError(f"the text has half a character (a lone surrogate) at {failure.start}") from None
-        with quiet():
-            return [int(token) for token in self.tokenizer(text, add_special_tokens=special)["input_ids"]]
-
-    def _word_ids(self, word: str | tuple[int, ...]) -> list[tuple[int, ...]]:
-        """The ways a bad word is usually written: at the start, after a space, and inside a line."""
-        if not isinstance(word, str):
-            return [word]
-        line, after = self._encode("\n", special=False), self._encode("\n" + word, special=False)
-        ways = [self._encode(word, special=False), self._encode(" " + word, special=False)]
-        if after[: len(line)] == line:
-            ways.append(after[len(line) :])
-        return [*dict.fromkeys(tuple(way) for way in ways if way)]
+    def _room_of(self, meant: Speculation, method: str | None, options: Options | None) -> Room:
+        """options: of the method they were given with, no other."""
+        return self._room(meant.method, options if meant.method == (method or self.method) else None)
 
     def _room(self, method: str | None, options: Options | None) -> Room:
         """The engine of a method, made at its first use."""
@@ -365,7 +382,7 @@ class LLM:
         if options is not None and not isinstance(options, Mapping):
             raise ParameterError("options", options, 'a mapping such as {"k": 4}')
         written = method or self.method
-        name, spelt_out = spelt(written)
+        name, spelt_out = allowed(written, self._engine_settings["acceptance"])
         given = {**(options if options is not None else self._options if written == self.method else {}), **spelt_out}
         key = f"{name} {sorted(given.items())!r}"
         for other, room in self._rooms.items():
@@ -374,21 +391,7 @@ class LLM:
                     f"a stream of {room.method} is still open; close it, or read it to its end, before using {name}"
                 )
         if key not in self._rooms:
-            curve = self.curve() if name == "auto" else None
+            curve = self.curve() if name == AUTO else None
             proposer = proposer_of(name, Workshop(self._target.info, self._draft, given, curve))
             self._rooms[key] = Room(name, Engine(self._target, proposer, **self._engine_settings), self._listeners)
         return self._rooms[key]
-
-
-def _load_draft(draft: Source | Any, target: Loaded, *, dtype: str, device: str) -> Loaded:
-    if not isinstance(draft, tuple) and hasattr(draft, "config"):
-        draft = (draft, target.tokenizer)
-    in_memory = isinstance(draft, tuple)
-    return load(
-        draft, dtype="auto" if in_memory else dtype, device="auto" if in_memory else str(target.model.device or device)
-    )
-
-
-def _check_limit(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ParameterError(name, value, "a whole number of at least 1")

@@ -52,6 +52,15 @@ def load(source: Source, *, dtype: str = "auto", device: str = "auto") -> Loaded
         return _load(name if folder is None else str(folder), name, dtype, place, local=folder is not None)
 
 
+def load_draft(draft: Source | Any, target: Loaded, *, dtype: str, device: str) -> Loaded:
+    """A draft model, beside its target where nothing else is said. In memory the model alone will do."""
+    if not isinstance(draft, tuple) and hasattr(draft, "config"):
+        draft = (draft, target.tokenizer)
+    if isinstance(draft, tuple):
+        return load(draft)
+    return load(draft, dtype=dtype, device=str(target.model.device or device))
+
+
 def _in_memory(pair: tuple[Any, Any], dtype: str, device: str) -> Loaded:
     if len(pair) != 2 or not hasattr(pair[1], "decode"):
         raise ParameterError("model", f"a tuple of {len(pair)}", "(model, tokenizer)")

@@ -6,7 +6,8 @@ from typing import Any
 from betoken.errors import ParameterError
 from betoken.proposers.base import Proposer, Workshop, build, methods
 
-PLAIN = "plain"
+PLAIN, AUTO = "plain", "auto"
+RESIDUAL = "residual"
 
 
 def spelt(method: str) -> tuple[str, dict[str, Any]]:
@@ -40,3 +41,22 @@ def proposer_of(name: str, workshop: Workshop) -> Proposer | None:
         if "unexpected keyword" not in str(failure):
             raise
         raise ParameterError("options", workshop.options, f"options of {name} ({failure})") from failure
+
+
+def usual(acceptance: str, *, with_draft: bool, chains: bool) -> str:
+    """The method where none is named. chains: what is promised holds for chains only, and auto drafts trees."""
+    if acceptance != RESIDUAL and not chains:
+        return AUTO
+    return "draft" if with_draft else "ngram"
+
+
+def allowed(method: str, acceptance: str) -> tuple[str, dict[str, Any]]:
+    """As `spelt`. Raises ParameterError where the acceptance rule cannot have the method, too."""
+    name, options = spelt(method)
+    if name == AUTO and acceptance == RESIDUAL:
+        raise ParameterError(
+            "method",
+            method,
+            'another one where acceptance is "residual": auto keeps nodes by value, which would change the law',
+        )
+    return name, options

@@ -51,3 +51,9 @@ def reference_ids(reference: Any) -> tuple[int, ...]:
     if not isinstance(ids, Sequence) or not all(type(token) is int and token >= 0 for token in ids):
         raise ParameterError("reference", reference, "text, or a list of token ids")
     return tuple(ids)
+
+
+def check_limit(name: str, value: Any) -> None:
+    """Raises ParameterError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ParameterError(name, value, "a whole number of at least 1")

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from itertools import zip_longest
 
+from betoken.speculation import Speculation, together
+
 
 @dataclass(slots=True)
 class Stats:
@@ -18,6 +20,7 @@ class Stats:
     draft_s, verify_s, host_s: seconds in the proposer, in the target's forward, and in everything else; a batch's time
                      is shared equally by its rows
     prefill_s:       seconds in the prompt's forward passes
+    speculation:     what was in force, the method that drafted named; of merged requests each different one once
     """
 
     steps: int = 0
@@ -30,6 +33,7 @@ class Stats:
     verify_s: float = 0.0
     host_s: float = 0.0
     prefill_s: float = 0.0
+    speculation: tuple[Speculation, ...] = ()
 
     def observe(self, *, emitted: int, drafted: int, accepted: int) -> None:
         """Count one step of one row."""
@@ -47,9 +51,12 @@ class Stats:
     def merge(self, other: "Stats") -> "Stats":
         """The counters of both; associative, and `Stats()` is neutral."""
         pairs = zip_longest(self.accepted_per_position, other.accepted_per_position, fillvalue=0)
-        merged = Stats(accepted_per_position=[ours + theirs for ours, theirs in pairs])
+        merged = Stats(
+            accepted_per_position=[ours + theirs for ours, theirs in pairs],
+            speculation=together(self.speculation, other.speculation),
+        )
         for counter in fields(Stats):
-            if counter.name != "accepted_per_position":
+            if counter.name not in ("accepted_per_position", "speculation"):
                 setattr(merged, counter.name, getattr(self, counter.name) + getattr(other, counter.name))
         return merged
 

@@ -36,6 +36,7 @@ from betoken.bench.tie import Comparison, chooser
 from betoken.bench.workloads import Workload, first_of_each, read
 from betoken.errors import ParameterError, PromptError
 from betoken.llm import LLM
+from betoken.methods import AUTO, spelt
 from betoken.params import SEED_LIMIT, SamplingParams
 
 # Six tokens: long enough that tokens come again, so that a count of them that is one token late shows.
@@ -75,7 +76,7 @@ class Audit:
         return LLM(
             self._model,
             self._draft,
-            method=self.methods[-1],
+            method=self.methods[-1] if acceptance == "exact" else PLAIN,
             dtype=setup.dtype,
             device=setup.device,
             acceptance=acceptance,
@@ -192,7 +193,10 @@ class Audit:
         )
         ways = [(item, "rewards", params.replaced(**LAW_REWARDS)) for item in ends]
         ways.append((ends[0], CONSTRAINTS, params.replaced(**filters(ends[0].ids))))
-        return [Draws(method, *way) for method in self.methods if method != PLAIN for way in ways]
+        drawing = [
+            method for method in self.methods if spelt(method)[0] not in (PLAIN, AUTO)
+        ]  # auto is not for this mode
+        return [Draws(method, *way) for method in drawing for way in ways]
 
     def _draw(self, draws: list[Draws], tell: Tell) -> None:
         wanted = self._draws()

@@ -25,7 +25,7 @@ from betoken.methods import spelt
 
 SCHEMA = "betoken.compare/1"
 TRANSFORMERS = "transformers"
-USUAL = ("ngram", "suffix", "mix", "recycling", "merge", "lookahead", "draft")
+USUAL = ("auto", "ngram", "suffix", "mix", "recycling", "merge", "lookahead", "draft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class Setup:
     """What is compared. No model means the embedded pair, no prompts the embedded ones, no methods the usual ones.
 
     limit: at most so many prompts of each group; None for all
+    recalibrate: see `LLM`
     """
 
     model: str | None = None
@@ -43,6 +44,7 @@ class Setup:
     dtype: str = "auto"
     device: str = "auto"
     plan: Plan = field(default_factory=Plan)
+    recalibrate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +68,22 @@ class Report:
 class Bench:
     """Loaded models, runners and tokenised prompts, ready to be measured. Close it, or use it in a `with` statement."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, workloads: Sequence[Workload] | None = None) -> None:
+        """workloads: these, and not those that the setup names."""
         self.setup = setup
-        workloads = first_of_each(read(setup.prompts or demo.prompts()), setup.limit)
+        if workloads is None:
+            workloads = first_of_each(read(setup.prompts or demo.prompts()), setup.limit)
         model, draft = pair_of(setup)
         names = chosen(setup.methods, with_draft=draft is not None)
         first = next((name for name in names if name != TRANSFORMERS and name != PLAIN), PLAIN)
         self.llm = LLM(
-            model, draft, method=first, dtype=setup.dtype, device=setup.device, max_rows=setup.plan.batch_size
+            model,
+            draft,
+            method=first,
+            dtype=setup.dtype,
+            device=setup.device,
+            max_rows=setup.plan.batch_size,
+            recalibrate=setup.recalibrate,
         )
         try:
             self.items = [item_of(self.llm, workload) for workload in workloads]

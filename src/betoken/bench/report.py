@@ -12,7 +12,9 @@ from betoken.bench.measure import Plan, heat
 
 PAYS, LOSES = 1.05, 0.95
 WORTH_A_REASON = 1.15  # tokens per step
+AUTO = "auto"
 WHY = {
+    AUTO: "it asks, at each step, whoever pays there",
     "ngram": "the text repeats its prompt or itself, and prompt lookup copies",
     "suffix": "the text repeats at length its prompt, itself or an earlier answer",
     "mix": "what was said so far, here and in earlier answers, foretells it",
@@ -92,7 +94,22 @@ def words(cells: Sequence[Cell]) -> str:
             lines.append(f"{heat(temperature).capitalize()}:")
         groups = dict.fromkeys(cell.group for cell in rivals)
         lines += [f"  {group}: {_verdict([cell for cell in rivals if cell.group == group])}" for group in groups]
+        lines += _advice([cell for cell in cells if cell.temperature == temperature and cell.group == ALL])
     return "\n".join([*lines, _same(cells)])
+
+
+def _advice(over_all: Sequence[Cell]) -> list[str]:
+    """For whoever does not want to choose: `auto` beside the best that one choice could do, where there are groups to choose for."""
+    drafting = [cell for cell in over_all if cell.method not in (PLAIN, "transformers") and cell.speedup is not None]
+    auto = next((cell for cell in drafting if cell.method == AUTO), None)
+    singles = [cell for cell in drafting if cell is not auto]
+    if auto is None or not singles:
+        return []
+    best = max(singles, key=lambda cell: cell.tokens_per_s)
+    share = auto.tokens_per_s / best.tokens_per_s
+    return [
+        f"  over all: auto chooses by itself and makes {share:.2f} of the tokens per second of {best.method}, the best single method."
+    ]
 
 
 def _drafts(cell: Cell) -> bool:
@@ -111,6 +128,9 @@ def _verdict(rivals: Sequence[Cell]) -> str:
     else:
         why = WHY.get(best.method.partition(":")[0])
         said = f"{best.method}, {_equation(best)}{': ' + why if why else ''}."
+    auto = next((cell for cell in ordered[1:] if cell.method == AUTO), None)
+    if auto is not None:
+        said += f" auto, left to itself: {_speedup(auto):.2f}x."
     losing = [cell for cell in ordered[1:] if _speedup(cell) < LOSES]
     if losing:
         said += " Slower than plain: " + ", ".join(f"{cell.method} ({_speedup(cell):.2f}x)" for cell in losing) + "."

@@ -8,6 +8,7 @@ import typer
 from betoken.cli.audit import audit
 from betoken.cli.common import INTERRUPTED
 from betoken.cli.compare import compare
+from betoken.cli.explain import explain
 from betoken.cli.generate import generate
 from betoken.cli.record import record
 from betoken.cli.replay import replay
@@ -19,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (compare, generate, record, replay, audit):
+for _command in (compare, generate, explain, record, replay, audit):
     app.command()(_command)
 
 

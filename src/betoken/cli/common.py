@@ -18,6 +18,9 @@ Model = Annotated[str | None, typer.Option(help="Folder or hub name; default: th
 DraftModel = Annotated[str | None, typer.Option("--draft", help="Draft model with the same vocabulary.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Recalibrate = Annotated[
+    bool, typer.Option("--recalibrate", help="Measure anew what forward passes take here, which auto goes by.")
+]
 MaxTokens = Annotated[int, typer.Option(help="Tokens per answer, at most.")]
 
 

@@ -13,6 +13,7 @@ from betoken.cli.common import (
     Dtype,
     MaxTokens,
     Model,
+    Recalibrate,
     busy,
     check_place,
     progress,
@@ -39,6 +40,7 @@ def compare(
     dtype: Dtype = "auto",
     device: Device = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Of the sampled answers.")] = 0,
+    recalibrate: Recalibrate = False,
     json: Annotated[bool, typer.Option("--json", help="JSON on standard output, nothing else there.")] = False,
     output: Annotated[Path | None, typer.Option(help="Write the JSON to a file, too.")] = None,
 ) -> None:
@@ -53,7 +55,7 @@ def compare(
             for heat in plan.temperatures:
                 plan.params(heat)
             names = tuple(name.strip() for name in methods.split(",") if name.strip())
-            bench = Bench(Setup(model, draft, names, prompts, per_group, dtype, device, plan))
+            bench = Bench(Setup(model, draft, names, prompts, per_group, dtype, device, plan, recalibrate))
         with bench:
             report = _measure(bench)
         _show_report(report, json=json, output=output)

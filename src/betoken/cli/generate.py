@@ -2,6 +2,7 @@
 
 import sys
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,10 +10,22 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from betoken.cli.common import INTERRUPTED, Device, DraftModel, Dtype, MaxTokens, Model, busy, readable_errors
+from betoken.cli.common import (
+    INTERRUPTED,
+    Device,
+    DraftModel,
+    Dtype,
+    MaxTokens,
+    Model,
+    Recalibrate,
+    busy,
+    printable,
+    readable_errors,
+)
 from betoken.errors import ParameterError, PromptError
-from betoken.methods import spelt
+from betoken.methods import AUTO, spelt
 from betoken.params import SamplingParams
+from betoken.speculation import Speculation
 
 if TYPE_CHECKING:
     from betoken.llm import LLM
@@ -24,12 +37,15 @@ def generate(
     model: Model = None,
     draft: DraftModel = None,
     method: Annotated[
-        str | None, typer.Option(help="Who drafts, options after it: draft:k=6; plain for nobody.")
+        str | None, typer.Option(help="Who drafts, options after it: draft:k=6; plain for nobody; default: auto.")
     ] = None,
-    reference: Annotated[
-        Path | None, typer.Option(help="A file the answer should repeat mostly unchanged, for --method reference.")
-    ] = None,
+    reference: Annotated[Path | None, typer.Option(help="A file the answer should repeat mostly unchanged.")] = None,
+    no_speculation: Annotated[bool, typer.Option("--no-speculation", help="Draft nothing.")] = False,
+    max_nodes: Annotated[int | None, typer.Option(help="Nodes of a draft, at most.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Colour every token by who proposed it, and count.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say afterwards, on standard error, why auto did what it did.")
+    ] = False,
     chat: Annotated[bool, typer.Option("--chat", help="The prompt is a user's message.")] = False,
     max_tokens: MaxTokens = 128,
     min_tokens: Annotated[int, typer.Option(help="No end before so many tokens.")] = 0,
@@ -53,6 +69,7 @@ def generate(
     acceptance: Annotated[str, typer.Option(help="exact, or residual (the classical rule).")] = "exact",
     dtype: Dtype = "auto",
     device: Device = "auto",
+    recalibrate: Recalibrate = False,
 ) -> None:
     """Answer one prompt, as a stream."""
     given = dict(locals())
@@ -62,15 +79,23 @@ def generate(
             raise ParameterError("show", True, "one sample and no logprobs: leave out -n and --logprobs, or --show")
         if method is not None and spelt(method)[0] == "reference" and reference is None:
             raise ParameterError("method", method, "a text to draft from with it: --reference FILE")
-        text, expected = _prompt_text(prompt), None if reference is None else _read(reference)
+        if explain and (acceptance != "exact" or spelt(method or AUTO)[0] != AUTO):
+            raise ParameterError("explain", True, "the method auto, for no other decides anything")
+        text = _prompt_text(prompt)
+        more = {
+            "reference": None if reference is None else _read(reference),
+            "speculation": Speculation(enabled=not no_speculation, max_nodes=max_nodes),
+        }
         with busy("loading"):
-            llm = _load(model, draft, method, acceptance, dtype, device)
+            llm = _load(given)
         with llm:
             ids = llm.chat_prompt([{"role": "user", "content": text}]) if chat else llm.token_ids(text)
             if params.n > 1 or params.logprobs is not None:
-                _print_samples(llm, ids, params, expected)
+                _print_samples(llm, ids, params, more)
             else:
-                _print_stream(llm, ids, params, expected, show=show)
+                _print_stream(llm, ids, params, more, show=show)
+            if explain:
+                _print_explanation(llm, model)
 
 
 def _params(given: dict[str, Any]) -> SamplingParams:
@@ -104,20 +129,22 @@ def _read(file: Path) -> str:
         raise ParameterError("reference", str(file), f"a text file ({reason})") from failure
 
 
-def _load(model: str | None, draft: str | None, method: str | None, acceptance: str, dtype: str, device: str) -> "LLM":
+def _load(given: dict[str, Any]) -> "LLM":
     from betoken import demo
     from betoken.llm import LLM
 
+    model, draft = given["model"], given["draft"]
     if model is None:
         model, embedded = demo.pair()
         draft = draft or embedded
-    return LLM(model, draft, method=method, acceptance=acceptance, dtype=dtype, device=device)
+    settings = {name: given[name] for name in ("method", "acceptance", "dtype", "device", "recalibrate")}
+    return LLM(model, draft, **settings)
 
 
-def _print_stream(llm: "LLM", ids: list[int], params: SamplingParams, reference: str | None, *, show: bool) -> None:
+def _print_stream(llm: "LLM", ids: list[int], params: SamplingParams, more: dict[str, Any], *, show: bool) -> None:
     console = Console(highlight=False, soft_wrap=True)
     colours = _Colours(llm.tokenizer) if show else None
-    steps = llm.steps(ids, params, reference=reference)
+    steps = llm.steps(ids, params, **more)
     last = None
     try:
         for last in steps:
@@ -130,9 +157,16 @@ def _print_stream(llm: "LLM", ids: list[int], params: SamplingParams, reference:
     finally:
         steps.close()
         if show and last is not None:
-            console.print(_legend(llm.method, last))
+            console.print(_legend(last))
     if not show:
         console.print()
+
+
+def _print_explanation(llm: "LLM", model: str | None) -> None:
+    """The embedded model goes by its name, not by where it lies."""
+    found = llm.explain()
+    page = replace(found, model=model or "embedded target").text()
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print("\n" + printable(page))
 
 
 class _Colours:
@@ -154,11 +188,13 @@ class _Colours:
         return painted
 
 
-def _legend(method: str, last: "Step") -> Text:
+def _legend(last: "Step") -> Text:
     from betoken.stats import Stats
 
     stats: Stats = last.stats
-    legend = Text("\n\n").append(f"proposed by {method}", style="green").append(" · from the target\n")
+    who = ", ".join(one.words for one in stats.speculation)
+    who = "nobody, speculation being off" if who == "off" else who
+    legend = Text("\n\n").append(f"proposed by {who}", style="green").append(" · from the target\n")
     facts = [f"{stats.emitted_tokens + 1} tokens", f"{stats.steps} steps"]
     if stats.drafts:
         facts.append(f"{stats.accepted_tokens} of {stats.draft_tokens} draft tokens accepted")
@@ -169,9 +205,9 @@ def _legend(method: str, last: "Step") -> Text:
     return legend.append(" · ".join([*facts, f"ended by {last.finish_reason or 'you'}"]), style="dim")
 
 
-def _print_samples(llm: "LLM", ids: list[int], params: SamplingParams, reference: str | None) -> None:
+def _print_samples(llm: "LLM", ids: list[int], params: SamplingParams, more: dict[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    result = llm.generate(ids, params, reference=reference)
+    result = llm.generate(ids, params, **more)
     for output in result.outputs:
         if params.n > 1:
             console.print(Text(f"[{output.index}]", style="dim"))

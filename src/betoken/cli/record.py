@@ -18,7 +18,7 @@ def record(
     model: Model = None,
     draft: DraftModel = None,
     method: Annotated[
-        str | None, typer.Option(help="Who drafts; changes how soon it is done, not what is said.")
+        str | None, typer.Option(help="Who drafts; changes how soon it is done, not what is said. Default: auto.")
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="JSON lines, or one prompt per line.")] = None,
     per_group: Annotated[int | None, typer.Option(min=1, help="At most so many prompts of each group.")] = None,

@@ -333,6 +333,7 @@ class Auto(BaseProposer):
         asked = tuple(sum(index in row.asked for row in rows) for index in range(len(self._members)))
         seconds = pace * (step.seconds + self._overhead.middle), ctx.seconds + step.spent
         self._overhead.learn((step.spent - step.asking * pace) / pace)
+        emitted += step.rows - len(ctx.seqs)  # a token each for rows that nothing is drafted for
         note = Note(
             step.rows, step.context, step.nodes, step.most, asked, step.expected, emitted, *seconds, plain * pace
         )

@@ -40,6 +40,7 @@ class SeqView:
     room: int  # no node deeper than this can be of use
     reference: Sequence[int] = ()  # what the caller expects the output to be, roughly
     namespace: str = ""  # whose it is: what is remembered of others' sequences must not be used for it
+    max_nodes: int | None = None  # no more nodes than this are fed
 
 
 # For each sequence that may go on, its id and the scores down to its likeliest last node: whether to draft a level more.

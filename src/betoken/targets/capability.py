@@ -109,7 +109,17 @@ def describe(model: Any, max_context: int | None) -> TargetInfo:
         limits.append(rope.get("original_max_position_embeddings"))
     known = [limit for limit in limits if limit]
     name = config.name_or_path or type(model).__name__
-    return TargetInfo(name, model.get_output_embeddings().weight.shape[0], ids, min(known) if known else None)
+    vocab_size = model.get_output_embeddings().weight.shape[0]
+    experts, active = experts_of(config)
+    return TargetInfo(name, vocab_size, ids, min(known) if known else None, experts=experts, active_experts=active)
+
+
+def experts_of(config: Any) -> tuple[int, int]:
+    """How many experts a mixture has, and how many of them see a token; (0, 0) for a dense model."""
+    counts = (getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
+    experts = next((count for count in counts if isinstance(count, int) and count > 1), 0)
+    active = getattr(config, "num_experts_per_tok", None)
+    return (experts, active) if experts and isinstance(active, int) and active > 0 else (0, 0)
 
 
 def probe(target: "HFTarget", info: TargetInfo) -> TargetInfo:
