@@ -42,7 +42,7 @@ OWN_DEPTHS = 4
 # Steps shrink like an average's until they are this small; a Newton step of a constant would be some four times the gradient.
 SMALLEST, FIRST = 0.004, 12.0
 WEIGHT_SMALLEST, WEIGHT_FIRST = 0.005, 40.0
-OWN_SMALLEST, OWN_FIRST, OWN_FADE = (0.02, 0.04, 0.15, 0.3), 20.0, 0.98
+OWN_SMALLEST, OWN_FIRST, OWN_FADE = (0.03, 0.05, 0.15, 0.3), 8.0, 0.985
 NEWTON = 4.0
 # Several claims agree: their log-odds are averaged, and somewhat more is believed than that.
 AGREED = 0.5

@@ -18,6 +18,8 @@ HOPE, HOPED = 0.7, 1.0
 FADE, OWN_FADE = 0.97, 0.9
 # So many answers of others are as good as one's own; one's own fade by so much a step.
 OTHERS, FORGET = 2.0, 0.985
+# An answer can only add to what is expected of a tree, also where it is wrong; so not all of it is believed.
+BELIEVED = 0.5
 LATELY = 15
 FEWEST = 3  # answers before a price is believed: the first one may have had to load something
 

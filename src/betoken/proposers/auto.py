@@ -21,7 +21,7 @@ from betoken.draft import EMPTY, Draft
 from betoken.errors import BetokenError, ParameterError
 from betoken.policy.cost import Curve, Measured
 from betoken.policy.ledger import Ledger, Note
-from betoken.policy.pays import FADE, OWN_FADE, Experience, Lately, Price, expected, situation
+from betoken.policy.pays import BELIEVED, FADE, OWN_FADE, Experience, Lately, Price, expected, situation
 from betoken.proposers.base import (
     BaseProposer,
     Needs,
@@ -279,7 +279,7 @@ class Auto(BaseProposer):
         where = situation(row.added, row.right, first=not row.asked)
         row.asked.append(index)
         added = row.claims.add(index, draft, costs)
-        worth = added - row.added
+        worth = (added - row.added) * (BELIEVED if len(row.asked) > 1 else 1.0)
         self._shared[row.heat][index].learn(where, worth, FADE)
         row.own[index].learn(where, worth, OWN_FADE, row.steps)
         row.added = added
