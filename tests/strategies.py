@@ -250,7 +250,8 @@ def expecting(draw: st.DrawFn) -> Request:
     params = SamplingParams(**draw(laws_of_sampling()), **draw(endings()))
     prompt = tuple(draw(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=9)))
     reference = tuple(draw(st.lists(st.integers(0, VOCAB + 1), max_size=20)))
-    return Request(prompt, params, draw(st.integers(0, 3)), Letters(), reference, draw(st.sampled_from(("", "a"))))
+    sample, namespace = draw(st.integers(0, 3)), draw(st.sampled_from(("", "a")))
+    return Request(prompt, params, sample, Letters(), reference=reference, namespace=namespace)
 
 
 class Watched(Scripted):
