@@ -5,11 +5,13 @@ import itertools
 import logging
 import math
 import random
+import subprocess
 import sys
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -612,6 +614,35 @@ def test_what_a_failing_member_remembers_is_begun_with_care(caplog: pytest.LogCa
     auto = between({"bad": bad, "good": truth()})
     serve(auto, [request(max_tokens=20, ignore_eos=True)])
     assert not bad.seen and len(warnings_of(caplog)) == 1
+
+
+MALFORMED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_auto import GARBAGE, Bad, Draft, between, each, many, serve, truth
+
+for name, parts in {
+    "a parent that comes later": ((1, 2), (1, -1), (0.5, 0.5)),
+    "a parent that is far away": ((1, 2), (-1, 10**9), (0.5, 0.5)),
+    "a parent above the root": ((1, 2), (-5, 0), (0.5, 0.5)),
+    "too many scores": ((1, 2), (-1, 0), (0.5,) * 5000),
+    "too few scores": ((1, 2), (-1, 0), (0.5,)),
+    "too few parents": ((1, 2), (-1,), (0.5, 0.5)),
+    "siblings alike": ((1, 1), (-1, -1), (0.5, 0.5)),
+}.items():
+    GARBAGE["malformed"] = each(lambda seq, parts=parts: Draft.trusted(*parts))
+    results = serve(between({"bad": Bad("malformed"), "good": truth()}), many(4), max_rows=2)
+    assert sum(result.running.stats.accepted_tokens for result in results) > 40, name
+    print(name)
+"""
+
+
+def test_a_tree_that_is_none_does_not_crash_the_process() -> None:
+    """`Draft.trusted` checks nothing, and compiled code reads where it is told to: in a process of its own."""
+    here = Path(__file__).parent
+    done = subprocess.run([sys.executable, "-c", MALFORMED, here], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, (done.stdout, done.stderr[-2000:])
+    assert done.stdout.splitlines()[-1] == "siblings alike"
 
 
 def test_who_interrupts_is_heard() -> None:
