@@ -1,0 +1,826 @@
+"""What `auto` decides by: claims against a plain reference, times against known ones, and decisions in worlds whose times are known."""
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import VOCAB, decode, foretold, request, trees
+from tiny_models import tiny_llama
+
+from betoken.draft import Draft, chain
+from betoken.policy import claims as compiled
+from betoken.policy import judged
+from betoken.policy.claims import AGREED, CONSTELLATIONS, LARGEST, MOST, OWN_DEPTHS, Claims, Records, widest
+from betoken.policy.cost import NOW, STALE, UNKNOWN, Measured, Point, Table
+from betoken.policy.measuring import measure
+from betoken.policy.pays import HOPE, SITUATIONS, Experience, Lately, Price, expected, situation
+from betoken.proposers.auto import EXPLORE, Auto
+from betoken.proposers.base import BaseProposer, ProposeContext, SeqView
+from betoken.proposers.draft_model import DraftModel
+from betoken.targets.base import Feed
+from betoken.targets.hf import HFTarget
+from betoken.targets.toy import ToyTarget, markov
+
+Path = tuple[int, ...]
+
+
+# Claims, against the same in plain Python.
+
+
+def log_odds(score: float) -> float:
+    """Of a score; of one that is none, of an even chance."""
+    if math.isnan(score):
+        return 0.0
+    if not 0 < score < 1:
+        return LARGEST if score >= 1 else -LARGEST
+    return min(max(math.log(score / (1 - score)), -LARGEST), LARGEST)
+
+
+def chance(odds: float) -> float:
+    return 1 / (1 + math.exp(-min(max(odds, -LARGEST), LARGEST)))
+
+
+def depth_class(depth: int) -> int:
+    """1, 2, 3 to 4, 5 to 8, ..., more than 64."""
+    return min((depth - 1).bit_length(), compiled.DEPTHS - 1)
+
+
+def paths(draft: Draft) -> list[Path]:
+    """Each node as the tokens that lead to it."""
+    return [tuple(draft.tokens[step] for step in draft.path_to(node)) for node in range(len(draft))]
+
+
+@dataclass
+class Plainly:
+    """Trees laid over each other: who claims which path, with what score."""
+
+    claimed: dict[Path, dict[int, float]]
+    asked: list[int]
+
+    @staticmethod
+    def of(drafts: Sequence[tuple[int, Draft]], room: int) -> "Plainly":
+        claimed: dict[Path, dict[int, float]] = {}
+        for member, draft in drafts:
+            for node, path in enumerate(paths(draft)):
+                if path in claimed or (len(claimed) < room and (len(path) == 1 or path[:-1] in claimed)):
+                    score = math.nan if draft.scores is None else draft.scores[node]
+                    claimed.setdefault(path, {})[member] = log_odds(score)
+        return Plainly(claimed, [member for member, _ in drafts])
+
+    def constellation(self, path: Path) -> int:
+        return sum(3**member * (2 if member in self.claimed[path] else 1) for member in self.asked)
+
+    def value(self, path: Path, mixer: Any, own: Any) -> float:
+        who, depth = self.claimed[path], depth_class(len(path))
+        weights = mixer[self.constellation(path), :, 0]
+        odds = weights[MOST + depth] + sum(weights[member] * score for member, score in who.items())
+        return chance(odds + own[min(who), min(depth, OWN_DEPTHS - 1), 0])
+
+    def reach(self, mixer: Any, own: Any) -> dict[Path, float]:
+        value = {path: self.value(path, mixer, own) for path in self.claimed}
+        return {path: math.prod(value[path[:end]] for end in range(1, len(path) + 1)) for path in value}
+
+
+ANY_SCORE = st.one_of(st.floats(0.01, 0.99), st.floats(), st.sampled_from((0.0, 1.0, 0.5, -1.0, 2.0)))
+
+
+@st.composite
+def scored(draw: st.DrawFn) -> Draft:
+    """A tree with scores, some of which are none."""
+    tree = draw(trees(max_nodes=14))
+    if draw(st.integers(0, 4)) == 0:
+        return tree
+    return Draft(tree.tokens, tree.parents, tuple(draw(ANY_SCORE) for _ in tree.tokens))
+
+
+@st.composite
+def laid(draw: st.DrawFn) -> tuple[Claims, Plainly, Any]:
+    """Some members' trees in the compiled form and in the plain one, under weights of any kind."""
+    order = draw(st.lists(st.integers(0, MOST - 1), min_size=1, max_size=MOST, unique=True))
+    drafts = [(member, draw(scored())) for member in order]
+    room, records = draw(st.sampled_from((3, 9, 200))), Records()
+    claims = Claims(records, room)
+    if draw(st.booleans()):
+        noise = np.random.default_rng(draw(st.integers(0, 99)))
+        records.mixer[:CONSTELLATIONS, :, 0] += noise.normal(0, 1, records.mixer[:CONSTELLATIONS, :, 0].shape)
+        claims.own[:, :OWN_DEPTHS, 0] = noise.normal(0, 1, (MOST, OWN_DEPTHS))
+    least = draw(st.sampled_from((0.0, 0.05, 0.5)))
+    for _ in range(2):  # of an earlier step nothing may be left
+        claims.clear()
+        added = 0.0
+        for member, draft in drafts:
+            added = claims.add(member, draft, least)
+    plain = Plainly.of(drafts, room)
+    reach = plain.reach(records.mixer, claims.own)
+    assert added == pytest.approx(sum(max(value - least, 0) for value in reach.values()))
+    return claims, plain, records.mixer
+
+
+def nodes_of(claims: Claims) -> dict[Path, int]:
+    """The nodes of a tree of claims by the tokens that lead to them."""
+    found: dict[Path, int] = {}
+    for node in range(claims.size):
+        path, at = [], node
+        while at != -1:
+            path.append(int(claims._ints[at, compiled.TOKEN]))
+            at = int(claims._ints[at, compiled.PARENT])
+        found[tuple(reversed(path))] = node
+    return found
+
+
+@given(both=laid())
+def test_trees_lie_over_each_other(both: tuple[Claims, Plainly, Any]) -> None:
+    """The same paths, claimed by the same members, worth the same; those that find no room are left out with what hangs on them."""
+    claims, plain, mixer = both
+    nodes, reach = nodes_of(claims), plain.reach(mixer, claims.own)
+    assert [*nodes] == [*plain.claimed]
+    for path, node in nodes.items():
+        bits = sum(1 << member for member in plain.claimed[path])
+        assert claims._ints[node, compiled.CLAIMED] == bits and claims._ints[node, compiled.DEPTH] == len(path)
+        assert claims._floats[node, compiled.VALUE] == pytest.approx(plain.value(path, mixer, claims.own))
+        assert claims._floats[node, compiled.REACH] == pytest.approx(reach[path])
+
+
+@given(both=laid(), before=st.floats(0, 3))
+def test_the_likeliest_nodes_are_kept_parents_first(both: tuple[Claims, Plainly, Any], before: float) -> None:
+    """And how many tokens they are expected to bring comes on top of what other rows bring."""
+    claims, plain, mixer = both
+    reach = plain.reach(mixer, claims.own)
+    likeliest = sorted(reach.values(), reverse=True)
+    gained = np.full(12, before)
+    claims.rank(gained)
+    assert gained == pytest.approx([before + sum(likeliest[:count]) for count in range(12)])
+    for count in (0, 1, 2, 5, 1000):
+        draft = claims.best(count)
+        Draft(draft.tokens, draft.parents, draft.scores)  # a tree: parents stand before their children, siblings differ
+        assert [reach[path] for path in paths(draft)] == pytest.approx(likeliest[:count])
+        assert draft.scores is None or [*draft.scores] == pytest.approx(
+            [plain.value(path, mixer, claims.own) for path in paths(draft)]
+        )
+
+
+@given(
+    gains=st.lists(st.floats(0, 1), max_size=12), steps=st.lists(st.floats(0, 2), min_size=12, max_size=12),
+    rows=st.integers(1, 16), asking=st.floats(0, 3),
+)  # fmt: skip
+def test_a_draft_is_as_wide_as_makes_the_most_tokens_per_second(
+    gains: list[float], steps: list[float], rows: int, asking: float
+) -> None:
+    """And no wider where that makes as many."""
+    gained = np.array([0.0, *itertools.accumulate(sorted(gains, reverse=True))])
+    seconds = np.array([1.0, *(1 + more for more in itertools.accumulate(steps))])
+    rates = (rows + gained) / (seconds[: len(gained)] + asking)
+    assert widest(gained, seconds, rows, asking) == int(np.argmax(rates))
+
+
+@given(both=laid(), emitted=st.lists(st.integers(0, VOCAB - 1), max_size=6))
+def test_a_node_is_a_trial_where_the_target_emitted_its_parent(
+    both: tuple[Claims, Plainly, Any], emitted: list[int]
+) -> None:
+    """Fed or not; each trial counts once for each of its members, and for its constellation at its depth."""
+    claims, plain, mixer = both
+    whole = Draft.trusted(*tree_of([*plain.claimed]))
+    trials = [([*plain.claimed][node], hit) for node, hit in judged(whole, emitted)]
+    before = mixer[:CONSTELLATIONS, MOST:, 1].copy()
+    assert claims.learn(emitted) == sum(hit for _, hit in trials)
+    expected = np.zeros_like(before)
+    for path, _ in trials:
+        expected[plain.constellation(path), depth_class(len(path))] += 1
+    assert (mixer[:CONSTELLATIONS, MOST:, 1] - before == expected).all()
+    for member in range(MOST):
+        count = sum(member in plain.claimed[path] for path, _ in trials)
+        faded = sum(compiled.RATE_FADE**age for age in range(count))
+        assert mixer[CONSTELLATIONS + member, 0, 1] == pytest.approx(faded) == claims.own[member, OWN_DEPTHS, 1]
+
+
+def tree_of(known: Sequence[Path]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    place = {(): -1, **{path: node for node, path in enumerate(known)}}
+    return tuple(path[-1] for path in known), tuple(place[path[:-1]] for path in known)
+
+
+def trained(claims: Claims, share: float, trials: int, score: float = 0.5, seed: int = 1) -> None:
+    """One member claims one token a step with this score; it is right in this share of them."""
+    dice = random.Random(seed)
+    for _ in range(trials):
+        claims.clear()
+        claims.add(0, chain([1], [score]), 0.0)
+        claims.learn([1 if dice.random() < share else 2, 3])
+
+
+@pytest.mark.parametrize("score", [0.5, 0.9, 0.1, math.nan, 1.0, 0.0])
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.2])
+def test_what_a_score_means_is_learnt(score: float, share: float) -> None:
+    """Whatever a member says of itself: in the request that shows it, and for the next one. On the average of a few runs, for
+    the constants of a request follow its last few dozen trials."""
+    here, others = [], []
+    for seed in range(5):
+        records = Records()
+        claims = Claims(records, 10)
+        trained(claims, share, 400, score, seed)
+        here.append(claims.chance(0, score, 1))
+        others.append(Claims(records, 10).chance(0, score, 1))
+    assert np.mean(here) == pytest.approx(share, abs=0.05)
+    assert np.mean(others) == pytest.approx(share, abs=0.05)
+
+
+@pytest.mark.parametrize("score", [0.5, 0.99])
+def test_who_is_never_right_is_not_believed(score: float) -> None:
+    records = Records()
+    claims = Claims(records, 10)
+    trained(claims, 0.0, 900, score)
+    assert claims.chance(0, score, 1) < 0.05 and Claims(records, 10).chance(0, score, 1) < 0.05
+    assert claims.rate(0) < 0.05
+    claims.clear()
+    claims.add(0, chain([1], [score]), 0.0)
+    claims.rank(np.zeros(5))
+    assert claims.best(1).scores is not None and claims.best(1).scores[0] < 0.05
+
+
+def test_a_request_is_adapted_to_within_a_few_dozen_steps() -> None:
+    """A member that was right for everybody so far is never right here; what is believed of all moves less."""
+    records = Records()
+    trained(Claims(records, 10), 0.95, 500)
+    assert Claims(records, 10).chance(0, 0.5, 1) > 0.85
+    here = Claims(records, 10)
+    trained(here, 0.0, 80)
+    assert here.chance(0, 0.5, 1) < 0.5 < 0.65 < Claims(records, 10).chance(0, 0.5, 1)
+
+
+def test_what_several_claim_is_believed_more_and_learnt_apart() -> None:
+    """What becomes of nodes that two members claim says nothing of those that one of them claims while the other does not."""
+    records = Records()
+    claims = Claims(records, 10)
+
+    def together() -> float:
+        claims.clear()
+        claims.add(0, chain([1], [0.6]), 0.0)
+        return claims.add(1, chain([1], [0.6]), 0.0)
+
+    alone = claims.chance(0, 0.6, 1)
+    assert together() == pytest.approx(chance(log_odds(0.6) + AGREED)) and together() > alone
+    for _ in range(300):
+        together()
+        claims.learn([2])
+    fresh = Claims(records, 10)
+    fresh.add(0, chain([1], [0.6]), 0.0)
+    assert fresh.add(1, chain([3], [0.6]), 0.0) == pytest.approx(1.2, abs=0.02)
+    assert fresh.chance(0, 0.6, 1) == pytest.approx(0.6, abs=0.02)
+
+
+# Costs.
+
+
+def test_a_table_goes_through_its_points_and_on_as_it_went() -> None:
+    table = Table({1: 1.0, 3: 2.0, 5: 2.0, 9: 6.0})
+    assert table.seconds(1, 7, 10).tolist() == [1.0, 1.5, 2.0, 2.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+    assert table.seconds(2, 7, 2).tolist() == [1.5, 2.0, 3.0], "rows and nodes cost alike"
+    table.learn(1, 1, 1, 100.0)
+    assert table.seconds(1, 7, 0).tolist() == [1.0] and table.pace == 1.0
+
+
+GRID: dict[Point, float] = {
+    (1, 1, 192): 1.0, (1, 4, 192): 1.3, (1, 16, 192): 2.5, (1, 64, 192): 9.0,
+    (1, 1, 768): 2.0, (1, 16, 768): 5.0,
+    (4, 1, 192): 1.6, (4, 16, 192): 8.0, (2, 1, 192): 1.2, (2, 16, 192): 4.0,
+}  # fmt: skip
+
+
+def test_a_curve_goes_through_what_was_measured() -> None:
+    curve = Measured(GRID)
+    for (rows, width, context), seconds in GRID.items():
+        assert curve.seconds(rows, context, 63)[width - 1] == pytest.approx(seconds), (rows, width, context)
+
+
+def test_between_points_it_goes_straight() -> None:
+    """Along widths, along rows, along contexts; behind the last rows as if the most measured ones were wider."""
+    curve = Measured(GRID)
+    one, two, four = (curve.seconds(rows, 192, 15) for rows in (1, 2, 4))
+    assert one[9] == pytest.approx(1.3 + (2.5 - 1.3) * 6 / 12)
+    assert curve.seconds(3, 192, 15) == pytest.approx((two + four) / 2)
+    assert curve.seconds(8, 192, 7) == pytest.approx(curve.seconds(4, 192, 15)[1::2])
+    longer = curve.seconds(1, 300, 0)[0]
+    assert longer == pytest.approx(1.0 + (384 - 192) / (768 - 192)), "in the middle between 256 and 512"
+
+
+def points_at(contexts: st.SearchStrategy[int]) -> st.SearchStrategy[dict[Point, float]]:
+    """Any times at all, for some widths of some rows."""
+    keys = st.tuples(st.sampled_from((1, 1, 2, 4, 20)), st.integers(1, 128), contexts)
+    return st.dictionaries(keys, st.floats(1e-6, 1e3), min_size=1, max_size=20)
+
+
+@given(points=points_at(st.integers(1, 2000)), rows=st.integers(1, 64), context=st.integers(1, 10**6),
+       nodes=st.integers(0, 200))  # fmt: skip
+def test_whatever_was_measured_passes_take_some_time(
+    points: dict[Point, float], rows: int, context: int, nodes: int
+) -> None:
+    """A slope between contexts, or behind the last width, may lead below nothing."""
+    seconds = Measured(points).seconds(rows, context, nodes)
+    assert seconds.shape == (nodes + 1,) and np.isfinite(seconds).all() and (seconds > 0).all()
+
+
+@given(points=points_at(st.just(192)), rows=st.integers(1, 64))
+def test_a_wider_pass_takes_no_less(points: dict[Point, float], rows: int) -> None:
+    """Noise may have made it the quicker one when it was measured."""
+    seconds = Measured(points).seconds(rows, 192, 150)
+    assert (np.diff(seconds) >= -1e-9 * seconds[:-1]).all()
+
+
+def passes(
+    curve: Measured, takes: Callable[[int], float], count: int, widths: Sequence[int] = (1, 8, 16, 24, 48)
+) -> None:
+    """So many passes of one row, their widths in turns."""
+    for _, width in zip(range(count), itertools.cycle(widths), strict=False):
+        curve.learn(1, width, 192, takes(width))
+
+
+LINE: dict[Point, float] = {(1, 1, 192): 0.010, (1, 64, 192): 0.0163}
+
+
+def line(width: int) -> float:
+    return 0.010 + 0.0001 * (width - 1)
+
+
+def shape(curve: Measured) -> Any:
+    """The curve without how fast the machine is just now: over that of a plain pass."""
+    seconds = curve.seconds(1, 192, 63)
+    return seconds / seconds[0]
+
+
+@pytest.mark.parametrize("width", [8, 16, 17, 24, 40, 48])
+def test_a_width_that_takes_longer_than_measured_is_believed_to(width: int) -> None:
+    """At that width, whichever it is; the others stay where they are."""
+    curve = Measured(LINE)
+    before = shape(curve)
+    others = [1, 4, 32, 64]
+    passes(curve, lambda other: line(other) * (1.3 if other == width else 1), 300, [*others, width])
+    after = shape(curve) / before
+    assert 1.2 < after[width - 1] < 1.35
+    assert after[[other - 1 for other in others]] == pytest.approx(1, abs=0.05)
+    assert curve.pace == pytest.approx(1, abs=0.05)
+
+
+def test_a_neighbour_moves_the_pace_and_not_the_shape() -> None:
+    """Two hundred passes at a fifth of the speed, all widths alike: decisions before, during and after are the same."""
+    curve, dice = Measured(LINE), random.Random(1)
+    noisy = lambda slow: lambda width: line(width) * slow * dice.uniform(0.95, 1.05)  # noqa: E731
+    passes(curve, noisy(1), 200)
+    before = shape(curve)
+    assert curve.pace == pytest.approx(1, abs=0.05)
+    for count in range(40):
+        passes(curve, noisy(5), 5)
+        assert shape(curve) == pytest.approx(before, rel=0.05), f"after {5 * (count + 1)} slow passes"
+    assert curve.pace == pytest.approx(5, rel=0.05)
+    for _ in range(20):
+        passes(curve, noisy(1), 5)
+        assert shape(curve) == pytest.approx(before, rel=0.05)
+    assert curve.pace == pytest.approx(1, abs=0.05)
+
+
+def test_a_neighbour_while_only_one_width_is_fed_moves_no_width() -> None:
+    """As long as the policy stays with one width there is nothing to compare with: it is the machine that is slow."""
+    curve = Measured(LINE)
+    passes(curve, line, 200)
+    before = shape(curve)
+    passes(curve, lambda width: 5 * line(width), 200, [16])
+    assert shape(curve) == pytest.approx(before, rel=0.05) and curve.pace == pytest.approx(5, rel=0.05)
+
+
+@pytest.mark.parametrize("outlier", [1e-3, 1e3])
+def test_single_odd_passes_do_nothing(outlier: float) -> None:
+    """One in twenty takes a thousand times as long, or no time."""
+    curve, turn = Measured(LINE), itertools.count()
+    passes(curve, line, 100)
+    before, pace = shape(curve), curve.pace
+    passes(curve, lambda width: line(width) * (outlier if next(turn) % 20 == 7 else 1), 400)
+    assert shape(curve) == pytest.approx(before, rel=0.02) and curve.pace == pytest.approx(pace, rel=0.02)
+
+
+@pytest.mark.parametrize("nonsense", [0.0, -1.0, -math.inf, math.inf, math.nan, 1e-300, 1e300])
+def test_times_that_are_none_are_ignored(nonsense: float) -> None:
+    curve = Measured(LINE)
+    passes(curve, line, 50)
+    before, pace, count = curve.seconds(1, 192, 63).copy(), curve.pace, curve.passes
+    passes(curve, lambda _: nonsense, 50)
+    assert (curve.seconds(1, 192, 63) == before).all() and (curve.pace, curve.passes) == (pace, count)
+
+
+def test_a_curve_nobody_measured_is_learnt() -> None:
+    """From nothing but passes: a machine three times as slow as assumed, whose wide passes take twice as long as narrow ones."""
+    curve = Measured()
+    assert not curve.measured and Measured(LINE).measured and UNKNOWN
+    passes(curve, lambda width: 0.003 * (1 + (width > 16)), 200)
+    seconds = curve.seconds(1, 192, 63) * curve.pace
+    for width in (1, 8, 16, 24, 48):
+        assert seconds[width - 1] == pytest.approx(0.003 * (1 + (width > 16)), rel=0.2), width
+
+
+def test_corrections_are_seen_after_a_few_passes() -> None:
+    """Not at each pass, for they take a while to work out."""
+    curve = Measured(LINE)
+    curve.seconds(1, 192, 63)
+    passes(curve, lambda width: line(width) * (2 if width == 48 else 1), 20 * NOW + STALE)
+    assert shape(curve)[47] > 1.5 * line(48) / line(1)
+
+
+# Measuring.
+
+
+class Timed(ToyTarget):
+    """A toy whose passes take known times: it moves the clock."""
+
+    def __init__(self, takes: Callable[[int, int], float], context: int | None = None) -> None:
+        super().__init__(markov(VOCAB), VOCAB, context=context)
+        self.takes, self.now, self.odd = takes, 0.0, lambda count: 1.0
+        self.read: set[int] = set()
+        self.most_rows = self.longest = 0
+
+    def clock(self) -> float:
+        return self.now
+
+    def score(self, feeds: Sequence[Feed]) -> Any:
+        width = max(len(feed.tokens) + len(feed.draft) for feed in feeds)
+        self.now += self.takes(len(feeds), width) * self.odd(self.forwards)
+        for feed in feeds:
+            self.read.update(feed.tokens, feed.draft.tokens)
+            self.longest = max(self.longest, self.length(feed.row) + len(feed.tokens) + len(feed.draft))
+        self.most_rows = max(self.most_rows, len(feeds))
+        return super().score(feeds)
+
+
+def grows(rows: int, width: int) -> float:
+    return 0.001 + 0.00002 * rows * width
+
+
+@pytest.mark.parametrize("odd", [1.0, 50.0, 0.0])
+def test_known_times_are_found(odd: float) -> None:
+    """Also where one pass in seven is disturbed: medians."""
+    target = Timed(grows)
+    target.odd = lambda count: odd if count % 7 == 3 else 1.0
+    points = measure(target, [1, 2, 3], clock=target.clock, limit_s=60.0)
+    assert all(seconds == pytest.approx(grows(rows, width)) for (rows, width, _), seconds in points.items())
+    assert {(1, width, 192) for width in (1, 2, 3, 4, 8, 16, 32, 64)} <= points.keys()
+    assert {rows for rows, _, _ in points} == {1, 2, 4, 8, 16} and {768} < {context for *_, context in points}
+    assert target.read == {1, 2, 3}, "something else than the text was fed"
+    assert not target._rows
+
+
+@pytest.mark.parametrize("slow", [1e-4, 0.01, 0.1, 1.0, 20.0])
+def test_it_takes_no_longer_than_it_may(slow: float) -> None:
+    """One pass at least, so that there is something to go by; prompts and what is going on come on top."""
+    target = Timed(lambda rows, width: slow * (1 + width / 50))
+    points = measure(target, [1, 2, 3], limit_s=2.5, clock=target.clock)
+    assert any(width == 1 for _, width, _ in points)
+    assert target.now < 2.5 + 8 * slow * (1 + 192 / 50)
+
+
+@pytest.mark.parametrize("context", [2, 3, 5, 16, 50, 200, 1000])
+def test_a_short_context_is_never_exceeded(context: int) -> None:
+    """Nor is a target with room for two tokens left without a curve."""
+    target = Timed(grows, context)
+    points = measure(target, [4], clock=target.clock)
+    assert points and target.longest <= context and not target._rows
+    assert all(seconds == pytest.approx(grows(rows, width)) for (rows, width, _), seconds in points.items())
+    Measured(points).seconds(1, 1, 63)
+
+
+@pytest.mark.parametrize("context", [16, 40])
+def test_a_model_with_a_short_context_can_be_measured(context: int) -> None:
+    """Where a row is cut to more tokens than it has."""
+    target = HFTarget(tiny_llama(hidden=16, layers=1), max_context=context)
+    points = measure(target, [5, 6, 7], limit_s=0.2, max_rows=2)
+    assert points and all(long + width <= context for _, width, long in points) and not target._rows
+
+
+@pytest.mark.parametrize("max_rows", [1, 3, 8])
+def test_no_more_rows_than_are_asked_for(max_rows: int) -> None:
+    target = Timed(grows)
+    measure(target, [1], clock=target.clock, max_rows=max_rows)
+    assert target.most_rows == max(rows for rows in (1, 2, 4, 8) if rows <= max_rows)
+
+
+def test_a_pass_that_fails_leaves_no_scratch_row() -> None:
+    target = Timed(lambda rows, width: grows(rows, width) if rows == 1 else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        measure(target, [1], clock=target.clock)
+    assert not target._rows
+
+
+@pytest.mark.parametrize("clock", [lambda: 0.0, itertools.count(0, -1).__next__, itertools.count(0, 3600).__next__])
+def test_a_clock_that_is_none_ends_it_all_the_same(clock: Callable[[], float]) -> None:
+    """Whatever it finds, a curve must be able to live with it."""
+    curve = Measured(measure(Timed(grows), [1], clock=clock))
+    seconds = curve.seconds(1, 100, 63)
+    assert np.isfinite(seconds).all() and (seconds > 0).all()
+
+
+# What asking has been worth.
+
+
+def test_hope_gives_way_to_experience() -> None:
+    shared, own = Experience.hopeful(), Experience()
+    assert expected(shared, own, 3, 0) == HOPE
+    for step in range(50):
+        own.learn(3, 0.0, 0.9, step)
+    assert expected(shared, own, 3, 50) < 0.25 * HOPE, "one's own experience outweighs others'"
+    assert expected(shared, own, 4, 50) == HOPE, "another situation"
+    assert expected(shared, own, 3, 1000) > 0.95 * HOPE, "and is forgotten"
+    for _ in range(200):
+        shared.learn(3, 0.0, 0.97)
+    assert expected(shared, Experience(), 3, 0) < 0.01
+
+
+@given(added=st.floats(0, 1e6), right=st.none() | st.integers(0, 500), first=st.booleans())
+def test_every_situation_has_a_place(added: float, right: int | None, first: bool) -> None:
+    assert 0 <= situation(added, right, first=first) < SITUATIONS
+
+
+def test_a_situation_is_what_is_there_already() -> None:
+    """Before anybody is asked, how it went in the last step; later, what the tree adds."""
+    assert len({situation(0.0, right, first=True) for right in (None, 0, 1, 5)}) == 4
+    assert situation(0.0, 9, first=True) == situation(5.0, 3, first=True)
+    places = [situation(added, None, first=False) for added in (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0)]
+    assert places == sorted({*places})
+
+
+def test_a_price_is_a_median_and_needs_a_few_answers() -> None:
+    price, lately = Price(), Lately()
+    for seconds in (1.0, 1e9, 1.0):
+        assert not price.known
+        price.seconds.learn(seconds)
+    price.following.learn(0.5)
+    assert price.known and price.row == 1.5
+    for value in (*[1.0] * 20, *[7.0] * 15):
+        lately.learn(value)
+    assert lately.middle == 7.0, "what was long ago has no say"
+
+
+# Decisions, in worlds whose times are known.
+
+
+class World:
+    """A target whose passes take known times, and members that take theirs: time passes where something is done, only there."""
+
+    def __init__(self, takes: Callable[[int, int], float]) -> None:
+        self.target = Timed(takes)
+        self.clock = self.target.clock
+        widths, rows = (1, 2, 4, 8, 16, 32, 64), (1, 2, 4, 8, 16)
+        self.curve = Measured({(row, width, 192): takes(row, width) for row in rows for width in widths})
+
+    def auto(self, members: dict[str, Any], **options: Any) -> Auto:
+        return Auto(members, curve=self.curve, clock=self.clock, **options)
+
+    def run(self, auto: Auto | None, tokens: int = 600, rows: int = 1) -> "Run":
+        """Decode; from then on the world is older."""
+        batch = [
+            request((0, n % VOCAB, n // VOCAB), max_tokens=tokens, ignore_eos=True, temperature=1.0, seed=n)
+            for n in range(rows)
+        ]
+        start, forwards = self.target.now, self.target.forwards
+        stats = [one.running.stats for one in decode(batch, auto, target=self.target, clock=self.clock, max_rows=rows)]
+        fed = sum(one.draft_tokens for one in stats)
+        steps = sum(one.steps for one in stats)
+        return Run(self.target.now - start, self.target.forwards - forwards, steps, fed, rows * (tokens - 1))
+
+
+@dataclass(frozen=True)
+class Run:
+    """seconds and passes of the target; steps of all rows; nodes that were fed; tokens."""
+
+    seconds: float
+    passes: int
+    steps: int
+    fed: int
+    tokens: int
+
+
+class Guess(BaseProposer):
+    """Drafts a chain whose every token is right with the same probability, given that those before it are; and says so."""
+
+    name = "guess"
+
+    def __init__(
+        self,
+        world: World,
+        share: float,
+        *,
+        price: float = 0.0,
+        depth: int = 8,
+        score: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.world, self.share, self.price, self.depth = world, share, price, depth
+        self.score, self.seed = share if score is None else score, seed
+        self.asked: list[int] = []
+
+    def propose(self, ctx: ProposeContext) -> list[Draft]:
+        self.world.target.now += self.price * len(ctx.seqs)
+        self.asked += [len(seq.tokens) for seq in ctx.seqs]
+        return [self._guess(seq) for seq in ctx.seqs]
+
+    def _guess(self, seq: SeqView) -> Draft:
+        dice = random.Random(f"{self.seed} {seq.seq_id} {len(seq.tokens)}")
+        depth = max(min(self.depth, seq.room), 0)
+        right = next((level for level in range(depth) if dice.random() >= self.share), depth)
+        truth = foretold(seq, markov(VOCAB), min(right + 1, depth))
+        tokens = [*truth[:right], *((token + 1) % VOCAB for token in truth[right:])]
+        return chain([*tokens, *[0] * (depth - len(tokens))], [self.score] * depth)
+
+
+class Reading(ToyTarget):
+    """A draft model whose passes take a known time each."""
+
+    def __init__(self, world: World, price: float, logits_of: Any) -> None:
+        super().__init__(logits_of, VOCAB)
+        self.world, self.price = world, price
+
+    def score(self, feeds: Sequence[Feed]) -> Any:
+        self.world.target.now += self.price
+        return super().score(feeds)
+
+
+def full(rows: int, width: int) -> float:
+    """Every extra row costs a full pass."""
+    return float(rows * width)
+
+
+def flat(rows: int, width: int) -> float:
+    return 1.0
+
+
+def test_plain_decoding_takes_what_it_takes() -> None:
+    """The worlds keep time: the prompt of three tokens, then a pass a token."""
+    assert World(flat).run(None).seconds == 600
+    assert World(full).run(None, 50).seconds == 3 + 49
+    assert World(full).run(None, 50, 4).seconds == 4 * 3 + 4 * 49
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_where_every_row_costs_a_pass_nothing_is_fed(share: float) -> None:
+    """A node that is right half of the time brings half a token for the time of a whole one."""
+    world = World(full)
+    plain = world.run(None).seconds
+    run = world.run(world.auto({"guess": Guess(world, share)}))
+    assert run.fed < 0.05 * run.steps
+    assert run.seconds < plain / 0.98
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_where_rows_cost_nothing_everything_is_fed(share: float) -> None:
+    """Up to the limit there is; the last steps have less room."""
+    for nodes, depth in ((64, 8), (5, 8)):
+        world = World(flat)
+        run = world.run(world.auto({"guess": Guess(world, share, depth=depth)}, nodes=nodes))
+        assert min(nodes, depth) * (run.steps - 10) <= run.fed <= min(nodes, depth) * run.steps
+        assert run.steps < 600 / (1 + share) + 40
+
+
+@pytest.mark.parametrize("price", [0.5, 0.2, 0.1, 0.05])
+def test_an_index_that_never_helps_is_hardly_asked(price: float) -> None:
+    """After 150 tokens of it: of half a pass each, less than one in twenty steps; of any price, no more time than may be spent on
+    trying. What it says of tokens behind a wrong one is never put to the test, and must not keep it in favour."""
+    world = World(flat)
+    useless = Guess(world, 0.0, price=price, score=0.7)
+    auto = world.auto({"useless": useless})
+    world.run(auto, 150)
+    useless.asked.clear()
+    run = world.run(auto, 1000)
+    assert price < 0.5 or len(useless.asked) < 0.05 * run.steps
+    assert run.seconds - run.passes <= 1.5 * EXPLORE * run.seconds + 8 * price
+
+
+def test_an_index_that_begins_to_help_is_found_again() -> None:
+    """It slept for hundreds of steps; exploration is bounded and still there."""
+    world = World(flat)
+    index = Guess(world, 0.0, price=0.5, score=0.7)
+    auto = world.auto({"index": index})
+    world.run(auto, 1000)
+    index.share = 0.95
+    world.run(auto, 1500)
+    run = world.run(auto, 300)
+    assert run.tokens / run.steps > 4
+
+
+def test_one_request_that_changes_is_followed() -> None:
+    """Useless, then almost always right, within one request: soon asked at every step again; and the other way round."""
+    world = World(flat)
+    index = Guess(world, 0.0, price=0.05, score=0.7)
+    guess = index._guess
+
+    def changing(seq: SeqView) -> Draft:
+        index.share = 0.9 if 400 <= len(seq.tokens) < 900 else 0.0
+        return guess(seq)
+
+    index._guess = changing  # type: ignore[method-assign]
+    run = world.run(world.auto({"index": index}), 1300)
+    assert run.tokens - run.steps > 0.6 * 500, "most of the good part took a step a token"
+    late = [place for place in index.asked if place > 1000]
+    assert len(late) * index.price < 0.03 * 300, "it costs, and is of no use any more"
+
+
+def test_a_member_that_pays_is_asked_at_every_step() -> None:
+    """A tenth of a pass for two tokens."""
+    world = World(flat)
+    good = Guess(world, 0.8, price=0.1)
+    run = world.run(world.auto({"good": good}))
+    assert len(good.asked) > 0.9 * run.steps and run.seconds < 0.5 * 600
+
+
+def test_who_only_repeats_another_is_not_asked_where_that_costs() -> None:
+    """Two that draft the same: what the second adds to the tree is nothing. Another opinion is worth its price."""
+    asked = {}
+    for seed in (0, 1):
+        world = World(flat)
+        first, second = Guess(world, 0.6), Guess(world, 0.6, price=0.1, seed=seed)
+        auto = world.auto({"first": first, "second": second})
+        world.run(auto, 1200)
+        second.asked.clear()
+        run = world.run(auto, 600)
+        asked[seed] = len(second.asked) / run.steps
+    assert asked[0] < 0.15 and asked[1] > 0.5
+
+
+def test_a_draft_model_of_random_weights_is_asked_ever_less() -> None:
+    """A fifth of a pass a level; it agrees by chance only."""
+    world = World(flat)
+    stranger = Reading(world, 0.2, markov(VOCAB, seed=77, sharpness=6.0))
+    auto = world.auto({"draft": DraftModel(stranger, k=16, worth=0.0)})
+    levels = []
+    for _ in range(4):
+        before = stranger.forwards
+        world.run(auto, 300)
+        levels.append(stranger.forwards - before)
+    assert levels[0] > levels[1] and levels[-1] < 0.1 * 300
+
+
+def test_a_draft_model_that_is_often_right_is_stopped_level_by_level() -> None:
+    """The same table, softer, so that it mostly agrees: levels that cost next to nothing are all read, dear ones while the chance of
+    being on the accepted path is worth them."""
+    levels = {}
+    for price in (0.001, 0.15, 0.4):
+        world = World(flat)
+        softer = Reading(world, price, markov(VOCAB, sharpness=1.5))
+        auto = world.auto({"draft": DraftModel(softer, k=16, worth=0.0)})
+        world.run(auto, 200)
+        before = softer.forwards
+        run = world.run(auto, 600)
+        levels[price] = (softer.forwards - before) / run.steps
+        assert run.seconds < 600 * 1.03
+    assert levels[0.001] > 12 and 0.5 < levels[0.15] < 6 and levels[0.4] < levels[0.15]
+
+
+def test_a_draft_model_goes_as_deep_as_pays() -> None:
+    """The target itself for a draft model, a tenth of a pass a level: deep. At nine tenths of a pass a level: hardly."""
+    depth = {}
+    for price in (0.05, 0.9):
+        world = World(flat)
+        itself = Reading(world, price, markov(VOCAB))
+        run = world.run(world.auto({"draft": DraftModel(itself, k=16, worth=0.0)}), 400)
+        depth[price] = run.fed / run.steps
+        assert run.seconds < 400 * 1.03
+    assert depth[0.05] > 5 and depth[0.9] < depth[0.05] / 2
+
+
+def test_a_batch_is_throttled() -> None:
+    """Where passes take longer with every row of every sequence, the same drafts get fewer nodes in wider batches."""
+    fed = {}
+    for rows in (1, 4, 16):
+        world = World(lambda rows, width: 1 + 0.03 * rows * width)
+        run = world.run(world.auto({"guess": Guess(world, 0.7)}), 120, rows)
+        fed[rows] = run.fed / run.steps
+    assert fed[1] > fed[4] > fed[16] and fed[16] < 0.5 * fed[1]
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_it_is_never_much_slower_than_plain_nor_than_the_best_fixed_length(slope: float, share: float) -> None:
+    """Lengths 0, 1, 2, ... of the same drafts, each exactly computed: the mean time of a token."""
+    takes = lambda rows, width: 1 + slope * (rows * width - 1)  # noqa: E731
+    world = World(takes)
+    auto = world.auto({"guess": Guess(world, share, price=0.01)})
+    world.run(auto, 150)
+    run = world.run(auto, 600)
+    best = min(
+        (takes(1, 1 + length) + 0.01 * (length > 0)) / sum(share**depth for depth in range(length + 1))
+        for length in range(9)
+    )
+    assert run.seconds / run.tokens < best / 0.9
+    assert run.seconds / run.tokens < 1 / 0.97
+
+
+def test_what_was_expected_is_what_came() -> None:
+    """Tokens and seconds of the ledger, in a world that keeps its promises."""
+    world = World(lambda rows, width: 1 + 0.02 * rows * width)
+    auto = world.auto({"guess": Guess(world, 0.7, price=0.05)})
+    run = world.run(auto, 1000)
+    ledger = auto.ledger
+    assert ledger.steps == run.passes - 1 and ledger.emitted == run.tokens
+    assert ledger.expected == pytest.approx(ledger.emitted, rel=0.08)
+    assert ledger.predicted_s == pytest.approx(ledger.measured_s, rel=0.08)
+    assert ledger.measured_s == pytest.approx(run.seconds, rel=0.02)
