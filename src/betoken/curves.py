@@ -7,7 +7,6 @@ measuring again, said once. Nothing depends on its being written.
 import hashlib
 import json
 import logging
-import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -111,6 +110,8 @@ def read(path: Path, found: Mapping[str, Any], max_rows: int) -> dict[Point, flo
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["schema"] != SCHEMA or kept["conditions"] != found:
             raise ValueError("it was measured under other conditions")
+        if not isinstance(kept["max_rows"], int) or not kept["points"]:
+            raise ValueError("it holds no measurements")
         if kept["max_rows"] < max_rows:
             return None
         return dict(_point(entry) for entry in kept["points"])
@@ -123,8 +124,8 @@ def read(path: Path, found: Mapping[str, Any], max_rows: int) -> dict[Point, flo
 
 def _point(entry: Any) -> tuple[Point, float]:
     rows, width, context, seconds = entry
-    whole = all(isinstance(value, int) and value > 0 for value in (rows, width, context))
-    if not whole or not isinstance(seconds, float) or not 0 < seconds < math.inf:
+    whole = all(isinstance(value, int) and 0 < value < 2**31 for value in (rows, width, context))
+    if not whole or not isinstance(seconds, float) or not 1e-9 < seconds < 1e6:
         raise ValueError(f"no measurement: {entry!r:.80}")
     return (rows, width, context), seconds
 

@@ -9,6 +9,7 @@ request has a few constants of its own, which learn quickly.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,10 +124,15 @@ def _mixed(row, claimed, depth, mixer, after):
 
 @compiled
 def lay(ints, floats, size, member, draft, scores, meant):
-    """Lay one more draft over the tree; returns its new size. Nodes past the room there is are left out.
+    """Lay one more draft over the tree; returns its new size, NONE where it is no tree. Nodes past the room there is are left out.
 
     draft: `[2, N]` tokens and parents; scores: `[N]`, not finite where the member has none
     """
+    if draft.shape[1] != len(scores):
+        return NONE
+    for i in range(len(scores)):
+        if draft[1, i] >= i:
+            return NONE
     places = np.empty(len(scores), np.int64)
     room = len(ints) - 1  # the last row is the root
     for i in range(len(scores)):
@@ -277,6 +283,21 @@ def widest(gained, seconds, rows, asking, usual, prospect, lesson):
 
 
 @compiled
+def credit(ints, floats, order, fed, path, asked, credits):
+    """Whose the nodes that were fed are, the member's that was asked first of those who claim them: `credits[i]` becomes how many of
+    the i-th asked were expected on the accepted path, and how many were."""
+    credits[:] = 0.0
+    for i in range(fed):
+        claimed, place = ints[order[i], CLAIMED], 0
+        while not claimed >> asked[place] & 1:
+            place += 1
+        credits[place, 0] += floats[order[i], REACH]
+        for node in path:
+            if node == i:
+                credits[place, 1] += 1
+
+
+@compiled
 def pick(ints, floats, order, nodes, tokens, parents, values):
     """Write out the first nodes of the order, as a draft."""
     place = np.empty(len(ints), np.int64)
@@ -334,12 +355,16 @@ class Claims:
         self._ints[-1, CHILD] = NONE
 
     def add(self, member: int, draft: Draft, costs: Floats) -> float:
-        """Lay a member's draft over the tree; returns what the tree adds now, in tokens (see `worth`)."""
-        self.asked |= 1 << member
+        """Lay a member's draft over the tree; returns what the tree adds now, in tokens (see `worth`). Raises ValueError for a draft
+        that is no tree; then nothing has been laid, or a part of it."""
         if draft:
             nodes = np.array((draft.tokens, draft.parents), np.int64)
             scores = np.array(draft.scores or (math.nan,) * len(draft), np.float64)
-            self.size = lay(self._ints, self._floats, self.size, member, nodes, scores, self._records.meant)
+            size = lay(self._ints, self._floats, self.size, member, nodes, scores, self._records.meant)
+            if size == NONE:
+                raise ValueError("a draft that is no tree")
+            self.size = size
+        self.asked |= 1 << member
         if not self.size:
             return 0.0
         args = self._ints, self._floats, self.size, self.asked, self._records.mixer, self._after, self.own
@@ -358,6 +383,15 @@ class Claims:
         tokens, parents, values = np.empty(nodes, np.int64), np.empty(nodes, np.int64), np.empty(nodes)
         pick(self._ints, self._floats, self._order, nodes, tokens, parents, values)
         return Draft.trusted(tuple(tokens.tolist()), tuple(parents.tolist()), tuple(values.tolist()))
+
+    def credits(self, fed: int, path: Sequence[int], asked: Sequence[int]) -> list[list[float]]:
+        """For each member that was asked, in that order, how many of its nodes among the first `fed` were expected on the accepted
+        path, and how many were, `path` (in the order of `best`)."""
+        found = np.zeros((len(asked), 2))
+        if fed:
+            ids = np.array(path, np.int64), np.array(asked, np.int64)
+            credit(self._ints, self._floats, self._order, min(fed, self.size), *ids, found)
+        return found.tolist()
 
     def learn(self, emitted: Any) -> int:
         """What the target said; returns how deep the tree was right."""

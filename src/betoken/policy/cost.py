@@ -61,13 +61,14 @@ class Table:
 
 @dataclass(slots=True)
 class _Off:
-    """By how much passes of one class are off, in log-seconds."""
+    """By how much passes of one class are off, in log-seconds; and how wide they are, in the mean."""
 
+    width: float
     lately: deque[float] = field(default_factory=lambda: deque(maxlen=LATELY))
-
     shift: float = 0.0
 
-    def learn(self, off: float) -> None:
+    def learn(self, width: int, off: float) -> None:
+        self.width += (width - self.width) / LATELY
         self.lately.append(off)
         self.shift = _middle(self.lately) * len(self.lately) / (len(self.lately) + DOUBT)
 
@@ -79,8 +80,8 @@ class Measured:
     """
 
     def __init__(self, points: Mapping[Point, float] = UNKNOWN) -> None:
-        self.points = dict(points)
-        self.measured = points is not UNKNOWN
+        self.points = dict(points or UNKNOWN)
+        self.measured = bool(points) and points is not UNKNOWN
         self.passes = 0
         self._off: dict[tuple[int, int], _Off] = {}
         self._now: deque[float] = deque(maxlen=NOW)
@@ -104,19 +105,19 @@ class Measured:
             return
         self.passes += 1
         base = self._uncorrected(rows, context.bit_length(), width - 1)[-1]
-        off = self._off.setdefault((rows, bisect_left(CLASSES, width)), _Off())
+        off = self._off.setdefault((rows, bisect_left(CLASSES, width)), _Off(width))
         residual = math.log(seconds / base)
         self._now.append(residual - off.shift)
         self._slow = _middle(self._now)
-        off.learn(residual - self._slow)
+        off.learn(width, residual - self._slow)
 
     def _corrected(self, rows: int, bits: int, nodes: int) -> Floats:
         base = self._uncorrected(rows, bits, nodes)
-        seen = sorted(kind for row, kind in self._off if row == rows)
+        seen = sorted((off.width, off.shift) for (row, _), off in self._off.items() if row == rows)
         if not seen:
             return base
-        shifts = [self._off[rows, kind].shift for kind in seen]
-        return base * np.exp(np.interp(np.arange(1, nodes + 2), [CLASSES[kind] for kind in seen], shifts))
+        widths, shifts = [width for width, _ in seen], [shift for _, shift in seen]
+        return np.asarray(base * np.exp(np.interp(np.arange(1, nodes + 2), widths, shifts)))
 
     def _uncorrected(self, rows: int, bits: int, nodes: int) -> Floats:
         """Of a context in the middle between 2 ** (bits - 1) and 2 ** bits."""

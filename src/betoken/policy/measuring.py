@@ -50,7 +50,7 @@ class _Bench:
         finally:
             for row in range(max(ROWS)):
                 self._target.release(ROW - row)
-        return {point: median(taken) for point, taken in self._taken.items()}
+        return {point: seconds for point, taken in self._taken.items() if (seconds := median(taken)) > 0}
 
     def _measure(self, max_rows: int) -> None:
         self._fill(1, min(SHORT, self._room // 4))

@@ -18,8 +18,8 @@ HOPE, HOPED = 0.7, 1.0
 FADE, OWN_FADE = 0.97, 0.9
 # So many answers of others are as good as one's own; one's own fade by so much a step.
 OTHERS, FORGET = 2.0, 0.985
-# An answer can only add to what is expected of a tree, also where it is wrong; so not all of it is believed.
-BELIEVED = 0.5
+# So many tokens that were expected and did not come, or did, halve the doubt in a member's answers; in one request, and of all. They fade.
+TRUST, OWN_TRUST, TRUST_FADE, MOST_TRUST = 2.0, 4.0, 0.98, 1.2
 LATELY = 15
 FEWEST = 3  # answers before a price is believed: the first one may have had to load something
 
@@ -56,6 +56,24 @@ class Experience:
 
     def _left(self, where: int, step: int) -> float:
         return float(FORGET ** (step - self.last[where])) if step else 1.0
+
+
+@dataclass(slots=True)
+class Trust:
+    """Tokens expected of a member's nodes that were fed, and those that came. What an answer seems to be worth is a matter of
+    probabilities, and of nodes whose turn never comes nothing is learnt; what was accepted is a matter of fact."""
+
+    expected: float = 0.0
+    came: float = 0.0
+
+    def learn(self, expected: float, came: float) -> None:
+        self.expected = self.expected * TRUST_FADE + expected
+        self.came = self.came * TRUST_FADE + came
+
+    def of(self, others: "Trust") -> float:
+        """How much of what is expected will come, by this request and, where it knows little, by the others."""
+        shared = (others.came + TRUST) / (others.expected + TRUST)
+        return min((self.came + OWN_TRUST * shared) / (self.expected + OWN_TRUST), MOST_TRUST)
 
 
 @dataclass(slots=True)

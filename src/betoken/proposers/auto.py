@@ -10,6 +10,7 @@ Decisions follow the clock; the text cannot, since the walk keeps only what the 
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from betoken.draft import EMPTY, Draft
 from betoken.errors import BetokenError, ParameterError
 from betoken.policy.cost import Curve, Measured
 from betoken.policy.ledger import Ledger, Note
-from betoken.policy.pays import BELIEVED, FADE, OWN_FADE, Experience, Lately, Price, expected, situation
+from betoken.policy.pays import FADE, OWN_FADE, Experience, Lately, Price, Trust, expected, situation
 from betoken.proposers.base import (
     BaseProposer,
     Needs,
@@ -50,7 +51,7 @@ RATE_FADE = 0.97
 # What time is worth: by the rate of tokens lately, and by what this step could bring; the latter's share.
 PROSPECT = 0.8
 # How much of what a member is worth one node more or less to learn from decides.
-LESSON = 0.012
+LESSON, LESSONS = 0.012, 0.15
 # Nobody is asked for the sake of it who was asked so few steps ago. What beginning a sequence costs is spread over so many steps.
 RESTING, BEGINNING = 4, 24
 # What a node costs is taken from how much longer passes get up to so many nodes.
@@ -60,6 +61,21 @@ SLACK = 0.1
 HEATS = (0.0, 0.6)
 
 
+class _Steady:
+    """A clock made of another's steps: those that are negative, endless or no number are left out."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._last, self._now = clock, 0.0, 0.0
+
+    def __call__(self) -> float:
+        shown = self._clock()
+        if 0 < (step := shown - self._last) < 1e6:
+            self._now += step
+        if -math.inf < shown < math.inf:
+            self._last = shown
+        return self._now
+
+
 @dataclass(slots=True)
 class _Row:
     """What is known of one sequence."""
@@ -67,10 +83,12 @@ class _Row:
     heat: int
     claims: "Claims"
     own: list[Experience]
+    trust: list[Trust]
     begun: set[int] = field(default_factory=set)
     dropped: set[int] = field(default_factory=set)
     asked: list[int] = field(default_factory=list)
     added: float = 0.0
+    fed: int = 0
     right: int | None = None
     steps: int = 0
 
@@ -119,7 +137,7 @@ class Auto(BaseProposer):
             raise ParameterError("of", "+".join(members), f"at most {MOST} methods")
         self._names, self._members = [*members], [*members.values()]
         self._curve: Curve = Measured() if curve is None else curve
-        self._nodes, self._explore, self._clock = nodes, float(explore), clock
+        self._nodes, self._explore, self._clock = nodes, float(explore), _Steady(clock)
         self.needs = Needs(max((member.needs.top_ids for member in self._members), default=0))
         self._records: list[Records] = [Records() for _ in range(len(HEATS) + 1)]
         self._rows: dict[int, _Row] = {}
@@ -128,6 +146,7 @@ class Auto(BaseProposer):
     def _learnt_nothing(self) -> None:
         count = len(self._members)
         self._shared = [[Experience.hopeful() for _ in range(count)] for _ in self._records]
+        self._trust = [[Trust() for _ in range(count)] for _ in self._records]
         self._prices = [Price() for _ in range(count)]
         self._levels, self._overhead = Lately(), Lately()
         self._worths = [Lately() for _ in range(count)]
@@ -144,7 +163,7 @@ class Auto(BaseProposer):
     @property
     def library(self) -> Any:
         """What a member remembers of earlier answers; None where none does."""
-        return next((library for m in self._members if (library := getattr(m, "library", None))), None)
+        return next((library for m in self._members if (library := getattr(m, "library", None)) is not None), None)
 
     def begin(self, seq: SeqView) -> None:
         """Members are begun when they are first asked: a draft model that is never asked need not read the prompt. Those that
@@ -154,7 +173,9 @@ class Auto(BaseProposer):
         temperature = seq.sampler.params.temperature
         heat = sum(temperature > edge for edge in HEATS)
         claims = Claims(self._records[heat], self._room)
-        row = self._rows[seq.seq_id] = _Row(heat, claims, [Experience() for _ in self._members])
+        row = self._rows[seq.seq_id] = _Row(
+            heat, claims, [Experience() for _ in self._members], [Trust() for _ in self._members]
+        )
         for index, member in enumerate(self._members):
             if getattr(member, "library", None) is not None:
                 self._begin(index, [(seq, row)])
@@ -223,6 +244,8 @@ class Auto(BaseProposer):
                 return index
             cost = price.row if index in row.begun else price.row + price.beginning.middle / BEGINNING
             worth = expected(shared[index], row.own[index], where, row.steps) - rate * cost
+            if self._members[index].needs.top_ids:
+                worth += LESSONS * self._worths[index].middle
             if worth > most:
                 best, most = index, worth
         return best
@@ -249,12 +272,14 @@ class Auto(BaseProposer):
         self._since[index] = 0
         begun = self._clock()
         self._begin(index, pairs)
+        pairs = [(seq, row) for seq, row in pairs if index not in row.dropped]
         start = self._clock()
-        drafts = self._drafts(index, pairs, rate, costs)
-        for (_, row), draft in zip(pairs, drafts, strict=True):
-            self._take(index, row, draft, costs)
+        drafts = self._drafts(index, pairs, rate, costs) if pairs else []
+        for (seq, row), draft in zip(pairs, drafts, strict=True):
+            if index not in row.dropped:
+                self._guarded(index, [(seq, row)], lambda row=row, draft=draft: self._take(index, row, draft, costs))  # type: ignore[misc]
         now, pace, price = self._clock(), self._curve.pace, self._prices[index]
-        price.seconds.learn((now - start) / pace / len(pairs))
+        price.seconds.learn((now - start) / pace / max(len(pairs), 1))
         self.ledger.accounts[self._names[index]].seconds += now - begun
         return (now - begun) / pace
 
@@ -268,18 +293,17 @@ class Auto(BaseProposer):
         least = SLACK * float(costs[min(WIDE, self._nodes)]) / min(WIDE, self._nodes)
         ctx = ProposeContext([seq for seq, _ in pairs], rows=len(pairs), least=least, pays=levels)
         drafts = self._guarded(index, pairs, lambda: self._members[index].propose(ctx))
-        good = isinstance(drafts, Sequence) and len(drafts) == len(pairs)
-        if not good or not all(isinstance(draft, Draft) for draft in drafts):
-            if drafts is not None:
-                self._drop(index, pairs, "it returned something else than one draft a sequence")
-            return [EMPTY] * len(pairs)
-        return drafts
+        if _one_each(drafts, len(pairs)):
+            return list(drafts)
+        if not any(index in row.dropped for _, row in pairs):
+            self._drop(index, pairs, "it returned something else than one draft a sequence")
+        return [EMPTY] * len(pairs)
 
     def _take(self, index: int, row: _Row, draft: Draft, costs: Any) -> None:
         where = situation(row.added, row.right, first=not row.asked)
-        row.asked.append(index)
         added = row.claims.add(index, draft, costs)
-        worth = (added - row.added) * (BELIEVED if len(row.asked) > 1 else 1.0)
+        row.asked.append(index)
+        worth = (added - row.added) * row.trust[index].of(self._trust[row.heat][index])
         self._shared[row.heat][index].learn(where, worth, FADE)
         row.own[index].learn(where, worth, OWN_FADE, row.steps)
         row.added = added
@@ -300,7 +324,10 @@ class Auto(BaseProposer):
         step.rows, step.nodes = rows, int(widest(gained, seconds, rows, asking, rate, PROSPECT, self._lesson(pairs)))
         step.most, step.asking = min(max(row.claims.size for _, row in pairs), self._nodes), asking
         step.expected, step.seconds = float(rows + gained[step.nodes]), float(seconds[step.nodes] + asking)
-        return [row.claims.best(step.nodes) for _, row in pairs]
+        drafts = [row.claims.best(step.nodes) for _, row in pairs]
+        for (_, row), draft in zip(pairs, drafts, strict=True):
+            row.fed = len(draft)
+        return drafts
 
     def _lesson(self, pairs: Sequence[tuple[SeqView, _Row]]) -> float:
         """What the next steps gain from a node that is fed in this one: a member that learns from what the target says after each
@@ -313,9 +340,11 @@ class Auto(BaseProposer):
         start = self._clock()
         step, pace = self._step, self._curve.pace
         emitted = 0
-        for seq, verdict in zip(ctx.seqs, ctx.verdicts, strict=True):
+        for seq, draft, verdict in zip(ctx.seqs, ctx.drafts, ctx.verdicts, strict=True):
             row = self._rows[seq.seq_id]
             emitted += len(verdict.tokens)
+            if row.fed and row.fed == len(draft):  # else some of it was not fed, and the rest has other numbers
+                self._credit(row, verdict.path)
             row.right = row.claims.learn(verdict.tokens) if row.asked else None
             row.steps += 1
         width = 1 + max(len(draft) for draft in ctx.drafts)
@@ -338,6 +367,12 @@ class Auto(BaseProposer):
             step.rows, step.context, step.nodes, step.most, asked, step.expected, emitted, *seconds, plain * pace
         )
         self.ledger.note(note)
+
+    def _credit(self, row: _Row, path: Sequence[int]) -> None:
+        for index, (hoped, came) in zip(row.asked, row.claims.credits(row.fed, path, row.asked), strict=True):
+            row.trust[index].learn(hoped, came)
+            self._trust[row.heat][index].learn(hoped, came)
+            self.ledger.accounts[self._names[index]].accepted += int(came)
 
     def _follow(self, index: int, ctx: ObserveContext, pace: float) -> float:
         """Show a member what came of it, for the rows it was asked for; returns the seconds, at the usual pace."""
@@ -392,6 +427,11 @@ class Auto(BaseProposer):
                 LOG.warning("%s failed at the end of a request: %s", self._names[index], failure)
 
 
+def _one_each(drafts: Any, count: int) -> bool:
+    whole = isinstance(drafts, Sequence) and len(drafts) == count
+    return whole and all(isinstance(draft, Draft) for draft in drafts)
+
+
 class _Levels:
     """Whether a draft model should read on, level by level."""
 
@@ -432,6 +472,8 @@ def _members_of(of: Any, workshop: Workshop) -> dict[str, dict[str, Any]]:
         return {name: {} for name in DEFAULT if able.get(name, True)}
     named = of if isinstance(of, Mapping) else {name: {} for name in str(of).split("+")}
     possible = [name for name in methods() if name not in ("plain", "merge", "lookahead", NAME)]
+    if isinstance(of, str) and len(named) < len(of.split("+")):
+        named = {}
     if not named or not all(name in possible for name in named):
         raise ParameterError("of", of, 'different methods, as in "mix+draft", of ' + ", ".join(possible))
     return {name: dict(options or {}) for name, options in named.items()}
