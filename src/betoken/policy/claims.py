@@ -253,11 +253,12 @@ def chance(meant, mixer, after, own, member, score, depth):
 
 
 @compiled
-def gain(floats, size, order, gained):
-    """Add to `gained`, `[1 + N]`, how many tokens the likeliest k nodes are expected to bring; more than there are bring no more."""
+def gain(floats, size, order, gained, most):
+    """Add to `gained`, `[1 + N]`, how many tokens the likeliest k nodes are expected to bring; more than `most`, or than there are,
+    bring no more."""
     total = 0.0
     for k in range(1, len(gained)):
-        if k <= size:
+        if k <= min(size, most):
             total += floats[order[k - 1], REACH]
         gained[k] += total
 
@@ -370,10 +371,10 @@ class Claims:
         args = self._ints, self._floats, self.size, self.asked, self._records.mixer, self._after, self.own
         return float(worth(*args, self._order, costs))
 
-    def gain(self, gained: Floats) -> None:
-        """Add to `gained`, `[1 + N]`, how many tokens the likeliest 0, 1, ... nodes are expected to bring."""
+    def gain(self, gained: Floats, most: int) -> None:
+        """Add to `gained`, `[1 + N]`, how many tokens the likeliest 0, 1, ... nodes, at most `most`, are expected to bring."""
         if self.size:
-            gain(self._floats, self.size, self._order, gained)
+            gain(self._floats, self.size, self._order, gained, most)
 
     def best(self, nodes: int) -> Draft:
         """The likeliest nodes, likeliest first. After `add`."""

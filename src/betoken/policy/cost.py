@@ -104,7 +104,7 @@ class Measured:
         if not 1e-9 < seconds < 1e6:  # a clock that stood still, ran backwards, or jumped
             return
         self.passes += 1
-        base = self._uncorrected(rows, context.bit_length(), width - 1)[-1]
+        base = float(self._uncorrected(rows, context.bit_length(), width - 1)[-1])
         off = self._off.setdefault((rows, bisect_left(CLASSES, width)), _Off(width))
         residual = math.log(seconds / base)
         self._now.append(residual - off.shift)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from betoken.draft import EMPTY, Draft
+from betoken.draft import EMPTY, Draft, trunk
 from betoken.errors import BetokenError, ParameterError
 from betoken.policy.cost import Curve, Measured
 from betoken.policy.ledger import Ledger, Note
@@ -45,17 +45,19 @@ NAME = "auto"
 LOG = logging.getLogger("betoken.auto")
 MOST_NODES = 512
 # Of the time that passes, this share may go to asking drafters that do not seem to pay.
-EXPLORE = 0.01
+EXPLORE = 0.005
 # How quickly the rate of tokens follows, a step.
-RATE_FADE = 0.97
+RATE_FADE = 0.95
 # What time is worth: by the rate of tokens lately, and by what this step could bring; the latter's share.
-PROSPECT = 0.8
+PROSPECT = 0.6
 # How much of what a member is worth one node more or less to learn from decides.
 LESSON, LESSONS = 0.012, 0.15
 # Nobody is asked for the sake of it who was asked so few steps ago. What beginning a sequence costs is spread over so many steps.
 RESTING, BEGINNING = 4, 24
 # What a node costs is taken from how much longer passes get up to so many nodes.
 WIDE = 32
+# A member that is asked alone, and pays, need not be judged at every step.
+SELDOM = 4
 # Nodes less likely than this share of what a node must be worth need not be drafted: calibration may still raise them.
 SLACK = 0.1
 HEATS = (0.0, 0.6)
@@ -113,6 +115,7 @@ class Auto(BaseProposer):
     curve:   what forward passes take; unknown at first where none is given, and learnt
     nodes:   of a draft, at most
     explore: the share of time that asking drafters which do not seem to pay may take
+    branching: whether the target takes trees; if not, of each draft its first chain
     Raises ParameterError.
     """
 
@@ -125,6 +128,7 @@ class Auto(BaseProposer):
         curve: Curve | None = None,
         nodes: int = 64,
         explore: float = EXPLORE,
+        branching: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if isinstance(nodes, bool) or not isinstance(nodes, int) or not 1 <= nodes <= MOST_NODES:
@@ -137,6 +141,7 @@ class Auto(BaseProposer):
             raise ParameterError("of", "+".join(members), f"at most {MOST} methods")
         self._names, self._members = [*members], [*members.values()]
         self._curve: Curve = Measured() if curve is None else curve
+        self._branching = branching
         self._nodes, self._explore, self._clock = nodes, float(explore), _Steady(clock)
         self.needs = Needs(max((member.needs.top_ids for member in self._members), default=0))
         self._records: list[Records] = [Records() for _ in range(len(HEATS) + 1)]
@@ -294,7 +299,7 @@ class Auto(BaseProposer):
         ctx = ProposeContext([seq for seq, _ in pairs], rows=len(pairs), least=least, pays=levels)
         drafts = self._guarded(index, pairs, lambda: self._members[index].propose(ctx))
         if _one_each(drafts, len(pairs)):
-            return list(drafts)
+            return list(drafts) if self._branching else [trunk(draft) for draft in drafts]
         if not any(index in row.dropped for _, row in pairs):
             self._drop(index, pairs, "it returned something else than one draft a sequence")
         return [EMPTY] * len(pairs)
@@ -319,12 +324,12 @@ class Auto(BaseProposer):
         from betoken.policy.claims import widest
 
         step, gained = self._step, np.zeros(self._nodes + 1)
-        for _, row in pairs:
-            row.claims.gain(gained)
+        for seq, row in pairs:
+            row.claims.gain(gained, self._nodes if seq.max_nodes is None else seq.max_nodes)
         step.rows, step.nodes = rows, int(widest(gained, seconds, rows, asking, rate, PROSPECT, self._lesson(pairs)))
         step.most, step.asking = min(max(row.claims.size for _, row in pairs), self._nodes), asking
         step.expected, step.seconds = float(rows + gained[step.nodes]), float(seconds[step.nodes] + asking)
-        drafts = [row.claims.best(step.nodes) for _, row in pairs]
+        drafts = [row.claims.best(min(step.nodes, seq.max_nodes or step.nodes)) for seq, row in pairs]
         for (_, row), draft in zip(pairs, drafts, strict=True):
             row.fed = len(draft)
         return drafts
@@ -343,7 +348,8 @@ class Auto(BaseProposer):
         for seq, draft, verdict in zip(ctx.seqs, ctx.drafts, ctx.verdicts, strict=True):
             row = self._rows[seq.seq_id]
             emitted += len(verdict.tokens)
-            if row.fed and row.fed == len(draft):  # else some of it was not fed, and the rest has other numbers
+            # Where some of it was not fed the rest has other numbers. Who is alone is looked at now and then: that takes time, too.
+            if row.fed and row.fed == len(draft) and (len(row.asked) > 1 or row.steps % SELDOM == 0):
                 self._credit(row, verdict.path)
             row.right = row.claims.learn(verdict.tokens) if row.asked else None
             row.steps += 1
@@ -495,4 +501,4 @@ def _build(workshop: Workshop) -> Auto:
         member = build(name, replace(workshop, options=options))
         assert member is not None  # only plain decoding has none
         members[name] = member
-    return Auto(members, curve=workshop.curve, clock=workshop.clock, **given)
+    return Auto(members, curve=workshop.curve, branching=workshop.target.can_branch, clock=workshop.clock, **given)
