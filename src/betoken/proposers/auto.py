@@ -57,7 +57,7 @@ RESTING, BEGINNING = 4, 24
 # What a node costs is taken from how much longer passes get up to so many nodes.
 WIDE = 32
 # A member that is asked alone, and pays, need not be judged at every step.
-SELDOM = 4
+SELDOM = 2
 # Nodes less likely than this share of what a node must be worth need not be drafted: calibration may still raise them.
 SLACK = 0.1
 HEATS = (0.0, 0.6)
@@ -89,6 +89,7 @@ class _Row:
     begun: set[int] = field(default_factory=set)
     dropped: set[int] = field(default_factory=set)
     asked: list[int] = field(default_factory=list)
+    where: list[int] = field(default_factory=list)  # the situation each was asked in
     added: float = 0.0
     fed: int = 0
     right: int | None = None
@@ -211,6 +212,7 @@ class Auto(BaseProposer):
         for _, row in pairs:
             row.claims.clear(situation(0.0, row.right, first=True))
             row.asked.clear()
+            row.where.clear()
             row.added = 0.0
         asking = self._ask_all(pairs, rate, costs)
         drafts = self._choose(pairs, rows, seconds, asking, rate)
@@ -305,10 +307,13 @@ class Auto(BaseProposer):
         return [EMPTY] * len(pairs)
 
     def _take(self, index: int, row: _Row, draft: Draft, costs: Any) -> None:
-        where = situation(row.added, row.right, first=not row.asked)
+        where, known = situation(row.added, row.right, first=not row.asked), row.claims.size
         added = row.claims.add(index, draft, costs)
         row.asked.append(index)
-        worth = (added - row.added) * row.trust[index].of(self._trust[row.heat][index])
+        row.where.append(where)
+        # Who only says what others said makes it look likelier, and no other token will come of it.
+        new = row.claims.size > known
+        worth = (added - row.added) * row.trust[index].of(where, self._trust[row.heat][index]) if new else 0.0
         self._shared[row.heat][index].learn(where, worth, FADE)
         row.own[index].learn(where, worth, OWN_FADE, row.steps)
         row.added = added
@@ -375,9 +380,10 @@ class Auto(BaseProposer):
         self.ledger.note(note)
 
     def _credit(self, row: _Row, path: Sequence[int]) -> None:
-        for index, (hoped, came) in zip(row.asked, row.claims.credits(row.fed, path, row.asked), strict=True):
-            row.trust[index].learn(hoped, came)
-            self._trust[row.heat][index].learn(hoped, came)
+        credits = row.claims.credits(row.fed, path, row.asked)
+        for index, where, (hoped, came) in zip(row.asked, row.where, credits, strict=True):
+            row.trust[index].learn(where, hoped, came)
+            self._trust[row.heat][index].learn(where, hoped, came)
             self.ledger.accounts[self._names[index]].accepted += int(came)
 
     def _follow(self, index: int, ctx: ObserveContext, pace: float) -> float:
