@@ -712,3 +712,14 @@ def test_an_llm_drafts_with_it() -> None:
         assert len(llm.memory("auto")) > 0
         llm.forget()
         assert len(llm.memory("auto")) == 0
+
+
+@pytest.mark.parametrize("experts", [0, 8])
+def test_the_log_says_when_experts_are_why(experts: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Once, and only of a mixture whose passes get longer."""
+    curve = Table({1: 1.0, 9: 3.0})
+    member = Scripted(lambda seq: chain([1, 2, 3, 1, 2, 3, 1, 2], [0.9] * 8))
+    auto = Auto({"scripted": member}, curve=curve, experts=experts, clock=lambda: 0.0)
+    with caplog.at_level("INFO", logger="betoken.auto"):
+        decode([request((0, 1), max_tokens=200, ignore_eos=True)], auto)
+    assert sum("experts" in record.message for record in caplog.records) == (experts > 0)

@@ -81,7 +81,7 @@ def test_params_per_prompt(llm: LLM) -> None:
 
 
 def test_result_carries_what_happened(llm: LLM) -> None:
-    result = llm.generate(PROMPT, SHORT.replaced(logprobs=2), method="ngram")
+    result = llm.generate(PROMPT, SHORT.replaced(logprobs=2), method="draft")
     assert result.prompt_token_ids == tuple(llm.token_ids(PROMPT))
     assert result.text == byte_tokenizer().decode(result.token_ids, skip_special_tokens=True)
     assert result.finish_reason == "length"

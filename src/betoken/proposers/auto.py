@@ -61,6 +61,8 @@ SELDOM = 2
 # Nodes less likely than this share of what a node must be worth need not be drafted: calibration may still raise them.
 SLACK = 0.1
 HEATS = (0.0, 0.6)
+# Experts are to blame where drafts were cut so often and a pass over eight nodes more takes so many times as long.
+OFTEN, RISES = 64, 1.4
 
 
 class _Steady:
@@ -117,6 +119,7 @@ class Auto(BaseProposer):
     nodes:   of a draft, at most
     explore: the share of time that asking drafters which do not seem to pay may take
     branching: whether the target takes trees; if not, of each draft its first chain
+    experts: how many the target's mixture has; the log then says, once, when they are why drafts are short
     Raises ParameterError.
     """
 
@@ -130,6 +133,7 @@ class Auto(BaseProposer):
         nodes: int = 64,
         explore: float = EXPLORE,
         branching: bool = True,
+        experts: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if isinstance(nodes, bool) or not isinstance(nodes, int) or not 1 <= nodes <= MOST_NODES:
@@ -142,7 +146,7 @@ class Auto(BaseProposer):
             raise ParameterError("of", "+".join(members), f"at most {MOST} methods")
         self._names, self._members = [*members], [*members.values()]
         self._curve: Curve = Measured() if curve is None else curve
-        self._branching = branching
+        self._branching, self._experts = branching, experts
         self._nodes, self._explore, self._clock = nodes, float(explore), _Steady(clock)
         self.needs = Needs(max((member.needs.top_ids for member in self._members), default=0))
         self._records: list[Records] = [Records() for _ in range(len(HEATS) + 1)]
@@ -378,6 +382,21 @@ class Auto(BaseProposer):
             step.rows, step.context, step.nodes, step.most, asked, step.expected, emitted, *seconds, plain * pace
         )
         self.ledger.note(note)
+        if self._experts and self.ledger.held_back == OFTEN:
+            self._blame_experts(step)
+
+    def _blame_experts(self, step: _Step) -> None:
+        """Every new token of a pass may wake experts that no other one needs: a mixture's passes get longer where a dense model's do not."""
+        seconds = self._curve.seconds(step.rows, step.context, self._nodes)
+        few = min(8, self._nodes)
+        if (longer := float(seconds[few] / seconds[0])) > RISES:
+            self._experts = 0
+            LOG.info(
+                "drafts are kept short: a pass over %d tokens more takes %.1f times as long, for this model has experts, and other "
+                "tokens need other ones",
+                few,
+                longer,
+            )
 
     def _credit(self, row: _Row, path: Sequence[int]) -> None:
         credits = row.claims.credits(row.fed, path, row.asked)
@@ -507,4 +526,11 @@ def _build(workshop: Workshop) -> Auto:
         member = build(name, replace(workshop, options=options))
         assert member is not None  # only plain decoding has none
         members[name] = member
-    return Auto(members, curve=workshop.curve, branching=workshop.target.can_branch, clock=workshop.clock, **given)
+    return Auto(
+        members,
+        curve=workshop.curve,
+        branching=workshop.target.can_branch,
+        experts=workshop.target.experts,
+        clock=workshop.clock,
+        **given,
+    )
