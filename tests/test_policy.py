@@ -562,7 +562,7 @@ def test_a_clock_that_is_none_ends_it_all_the_same(clock: Callable[[], float]) -
 
 
 def test_hope_gives_way_to_experience() -> None:
-    shared, own = Experience.hopeful(), Experience()
+    shared, own = Experience(), Experience()
     assert expected(shared, own, 3, 0) == HOPE
     for step in range(50):
         own.learn(3, 0.0, 0.9, step)
@@ -571,7 +571,8 @@ def test_hope_gives_way_to_experience() -> None:
     assert expected(shared, own, 3, 1000) > 0.95 * HOPE, "and is forgotten"
     for _ in range(200):
         shared.learn(3, 0.0, 0.97)
-    assert expected(shared, Experience(), 3, 0) < 0.01
+    assert expected(shared, Experience(), 3, 0) < 0.02
+    assert expected(shared, Experience(), 4, 0, usual=5.0) == 5.0, "where it was never asked, what it is usually worth"
 
 
 @given(added=st.floats(0, 1e6), right=st.none() | st.integers(0, 500), first=st.booleans())

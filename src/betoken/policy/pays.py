@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 ADDED = (0.05, 0.15, 0.35, 0.7, 1.5, 3.0, 6.0, 12.0)
 RIGHT = (0, 2)
 UNKNOWN, SITUATIONS = len(RIGHT) + 1, len(RIGHT) + 2 + len(ADDED) + 1
-# What a drafter is hoped to be worth before it was asked, and how many answers that hope outweighs.
+# What a drafter is hoped to be worth before it was ever asked, and how many answers what it is usually worth outweighs.
 HOPE, HOPED = 0.5, 1.0
 FADE, OWN_FADE = 0.97, 0.9
 # So many answers of others are as good as one's own; one's own fade by so much a step.
@@ -38,10 +38,6 @@ class Experience:
     count: list[float] = field(default_factory=lambda: [0.0] * SITUATIONS)
     worth: list[float] = field(default_factory=lambda: [0.0] * SITUATIONS)
     last: list[int] = field(default_factory=lambda: [0] * SITUATIONS)
-
-    @staticmethod
-    def hopeful() -> "Experience":
-        return Experience([HOPED] * SITUATIONS, [HOPE * HOPED] * SITUATIONS)
 
     def learn(self, where: int, worth: float, fade: float, step: int = 0) -> None:
         fade *= self._left(where, step)
@@ -105,8 +101,9 @@ class Price:
         return self.seconds.middle + self.following.middle
 
 
-def expected(shared: Experience, own: Experience, where: int, step: int) -> float:
-    """What one more answer is expected to be worth, in tokens. step: of the request."""
-    others = OTHERS * shared.worth[where] / shared.count[where]
+def expected(shared: Experience, own: Experience, where: int, step: int, usual: float = HOPE) -> float:
+    """What one more answer is expected to be worth, in tokens. step: of the request; usual: what the drafter was worth lately, for
+    situations in which it has hardly been asked."""
+    others = OTHERS * (shared.worth[where] + HOPED * usual) / (shared.count[where] + HOPED)
     count, worth = own.of(where, step)
     return (worth + others) / (count + OTHERS)

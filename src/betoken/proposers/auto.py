@@ -22,7 +22,7 @@ from betoken.draft import EMPTY, Draft, trunk
 from betoken.errors import BetokenError, ParameterError
 from betoken.policy.cost import Curve, Measured
 from betoken.policy.ledger import Ledger, Note
-from betoken.policy.pays import FADE, OWN_FADE, Experience, Lately, Price, Trust, expected, situation
+from betoken.policy.pays import FADE, HOPE, OWN_FADE, Experience, Lately, Price, Trust, expected, situation
 from betoken.proposers.base import (
     BaseProposer,
     Needs,
@@ -56,6 +56,8 @@ LESSON, LESSONS = 0.012, 0.15
 RESTING, BEGINNING = 4, 24
 # What a node costs is taken from how much longer passes get up to so many nodes.
 WIDE = 32
+# Where nobody pays nobody is thought of for 1, 3, 7 steps.
+LONGEST_REST = 7
 # A member that is asked alone, and pays, need not be judged at every step.
 SELDOM = 2
 # Nodes less likely than this share of what a node must be worth need not be drafted: calibration may still raise them.
@@ -96,6 +98,18 @@ class _Row:
     fed: int = 0
     right: int | None = None
     steps: int = 0
+    tired: int = 0
+    rest: int = 0
+
+    def rests(self) -> bool:
+        """Whether nobody need be thought of in this step: nobody paid lately, and who is not asked does not change."""
+        self.rest -= 1
+        return self.rest >= 0
+
+    def tire(self, nobody: bool) -> None:
+        """Nobody paid, or somebody did."""
+        self.tired = min(2 * self.tired + 1, LONGEST_REST) if nobody else 0
+        self.rest = self.tired
 
 
 @dataclass(slots=True)
@@ -155,7 +169,7 @@ class Auto(BaseProposer):
 
     def _learnt_nothing(self) -> None:
         count = len(self._members)
-        self._shared = [[Experience.hopeful() for _ in range(count)] for _ in self._records]
+        self._shared = [[Experience() for _ in range(count)] for _ in self._records]
         self._trust = [[Trust() for _ in range(count)] for _ in self._records]
         self._prices = [Price() for _ in range(count)]
         self._levels, self._overhead = Lately(), Lately()
@@ -228,8 +242,8 @@ class Auto(BaseProposer):
         """Each row asks whom it thinks is worth most, then the next, until nobody seems to pay. Returns the seconds that took, at the
         usual pace."""
         took = 0.0
-        waiting = pairs
         tried = self._explored(pairs)
+        waiting = [(seq, row) for seq, row in pairs if seq.seq_id in tried or not row.rests()]
         while waiting:
             chosen: dict[int, list[tuple[SeqView, _Row]]] = {}
             for seq, row in waiting:
@@ -238,6 +252,8 @@ class Auto(BaseProposer):
                     index = self._next(seq, row, rate)
                 if index is not None:
                     chosen.setdefault(index, []).append((seq, row))
+                if not row.asked:
+                    row.tire(index is None)
             waiting = [pair for index in sorted(chosen) for pair in chosen[index]]
             for index, asked in chosen.items():
                 took += self._ask(index, asked, rate, costs)
@@ -254,7 +270,9 @@ class Auto(BaseProposer):
             if not price.known:
                 return index
             cost = price.row if index in row.begun else price.row + price.beginning.middle / BEGINNING
-            worth = expected(shared[index], row.own[index], where, row.steps) - rate * cost
+            lately = self._worths[index]
+            usual = lately.middle if lately.values else HOPE
+            worth = expected(shared[index], row.own[index], where, row.steps, usual) - rate * cost
             if self._members[index].needs.top_ids:
                 worth += LESSONS * self._worths[index].middle
             if worth > most:
@@ -471,6 +489,7 @@ class _Levels:
         self._rows = {seq.seq_id: row for seq, row in pairs}
         self._last = auto._clock()
         self._count = 0
+        self._reached: dict[int, tuple[int, float]] = {}
 
     def __call__(self, frontier: Sequence[tuple[int, Sequence[float]]]) -> list[bool]:
         """frontier: for each sequence that may go on its id and the scores down to its likeliest last node."""
@@ -487,9 +506,11 @@ class _Levels:
     def _gain(self, seq_id: int, scores: Sequence[float]) -> float:
         """What one more level is expected to add to what is fed, in tokens."""
         deep = min(len(scores), len(self._costs) - 2)
-        row, reach = self._rows[seq_id], 1.0
-        for depth, score in enumerate(scores, 1):
-            reach *= row.claims.chance(self._index, score, depth)
+        row = self._rows[seq_id]
+        known, reach = self._reached.get(seq_id, (0, 1.0))
+        for depth in range(known, len(scores)):  # the chain goes on where it was
+            reach *= row.claims.chance(self._index, scores[depth], depth + 1)
+        self._reached[seq_id] = len(scores), reach
         return reach * row.claims.rate(self._index) - float(self._costs[deep + 1] - self._costs[deep])
 
 
