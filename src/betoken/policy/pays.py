@@ -74,13 +74,15 @@ class Trust:
 
 @dataclass(slots=True)
 class Lately:
-    """The median of a number lately: what one odd moment does not move."""
+    """The median of a number lately: what one odd moment does not move; and the mean, which sees what is rare."""
 
     values: deque[float] = field(default_factory=lambda: deque(maxlen=LATELY))
     middle: float = 0.0
+    mean: float = 0.0
 
     def learn(self, value: float) -> None:
         self.values.append(value)
+        self.mean = sum(self.values) / len(self.values)
         self.middle = sorted(self.values)[len(self.values) // 2]
 
 

@@ -271,7 +271,7 @@ class Auto(BaseProposer):
                 return index
             cost = price.row if index in row.begun else price.row + price.beginning.middle / BEGINNING
             lately = self._worths[index]
-            usual = lately.middle if lately.values else HOPE
+            usual = lately.mean if lately.values else HOPE
             worth = expected(shared[index], row.own[index], where, row.steps, usual) - rate * cost
             if self._members[index].needs.top_ids:
                 worth += LESSONS * self._worths[index].middle
