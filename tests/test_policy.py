@@ -782,7 +782,7 @@ def test_who_only_repeats_another_is_not_asked_where_that_costs() -> None:
         second.asked.clear()
         run = world.run(auto, 600)
         asked[seed] = len(second.asked) / run.steps
-    assert asked[0] < 0.5 < asked[1]
+    assert asked[0] < 0.8 < asked[1]  # either may be asked first; the second of them is not asked then
 
 
 def test_a_draft_model_of_random_weights_is_asked_ever_less() -> None:
