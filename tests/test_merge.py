@@ -217,3 +217,10 @@ def test_a_draft_model_may_be_a_member() -> None:
         llm.generate("the cat", SamplingParams(max_tokens=9, temperature=1.0), method=method)
     with pytest.raises(ParameterError, match="draft is None"):
         merged("draft+ngram")
+
+
+def test_what_is_remembered_can_be_reached_before_anything_is() -> None:
+    """An empty memory is one, too: to load into, or after forgetting."""
+    for proposer in (merged("ngram+mix"), build("auto", SHOP)):
+        assert proposer.library is not None and len(proposer.library) == 0
+    assert merged("ngram").library is None

@@ -177,9 +177,8 @@ def worth(ints, floats, size, asked, mixer, after, own, order, costs):
     """Weigh and rank the nodes; returns what the tree adds: the tokens that its best prefix is expected to bring, beyond what a pass
     that much wider costs, `costs[k]` for k nodes, in tokens."""
     weigh(ints, floats, size, asked, mixer, after, own)
-    order[:size] = np.argsort(
-        -floats[:size, REACH], kind="mergesort"
-    )  # no node beats its parent, which stands before it
+    # No node beats its parent, which stands before it.
+    order[:size] = np.argsort(-floats[:size, REACH], kind="mergesort")
     total, most = 0.0, 0.0
     for k in range(1, min(size + 1, len(costs))):
         total += floats[order[k - 1], REACH]
@@ -357,7 +356,7 @@ class Claims:
 
     def add(self, member: int, draft: Draft, costs: Floats) -> float:
         """Lay a member's draft over the tree; returns what the tree adds now, in tokens (see `worth`). Raises ValueError for a draft
-        that is no tree; then nothing has been laid, or a part of it."""
+        that is no tree, before anything is laid."""
         if draft:
             nodes = np.array((draft.tokens, draft.parents), np.int64)
             scores = np.array(draft.scores or (math.nan,) * len(draft), np.float64)

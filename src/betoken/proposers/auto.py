@@ -1,8 +1,8 @@
 """`auto`: nobody chooses a method or a length. Every step decides, from measured cost and calibrated acceptance, whom to ask and what
 to feed; nothing is always among the choices.
 
-Members are asked in turn, the cheap ones first, each only where what it is expected to add to the tree so far pays for its time
-(`policy.pays`); a draft model is stopped level by level by the same rule. Their trees are laid over each other (`policy.claims`), and
+The member whose answer is expected to be worth most beyond its price is asked, then the next, each only where what it adds to the
+tree so far pays for its time (`policy.pays`); a draft model is stopped level by level by the same rule. Their trees are laid over each other (`policy.claims`), and
 as many of the likeliest nodes are fed as bring in more than the time they add (`policy.cost`) is worth at the tokens per second that
 are being made. A batch has one budget, for it is as wide as its widest row.
 
@@ -127,7 +127,7 @@ class _Step:
 
 
 class Auto(BaseProposer):
-    """Members by name, in the order they are asked.
+    """Members by name.
 
     curve:   what forward passes take; unknown at first where none is given, and learnt
     nodes:   of a draft, at most
@@ -174,11 +174,8 @@ class Auto(BaseProposer):
         self._prices = [Price() for _ in range(count)]
         self._levels, self._overhead = Lately(), Lately()
         self._worths = [Lately() for _ in range(count)]
-        self._tokens, self._passes, self._speedup = (
-            1.0,
-            1.0,
-            1.0,
-        )  # a row's, and how many plain passes they took; fading
+        # A row's tokens, and how many plain passes they took, both fading; and what that makes.
+        self._tokens, self._passes, self._speedup = 1.0, 1.0, 1.0
         self._allowance = 0.0
         self._since, self._turn = [0] * count, 0
         self._step = _Step()
@@ -187,7 +184,8 @@ class Auto(BaseProposer):
     @property
     def library(self) -> Any:
         """What a member remembers of earlier answers; None where none does."""
-        return next((library for m in self._members if (library := getattr(m, "library", None)) is not None), None)
+        remembered = (getattr(member, "library", None) for member in self._members)
+        return next((library for library in remembered if library is not None), None)
 
     def begin(self, seq: SeqView) -> None:
         """Members are begun when they are first asked: a draft model that is never asked need not read the prompt. Those that

@@ -80,7 +80,8 @@ class Merge(BaseProposer):
     @property
     def library(self) -> Any:
         """What a member remembers of earlier answers; None where none does."""
-        return next((library for m in self._members.values() if (library := getattr(m, "library", None))), None)
+        remembered = (getattr(member, "library", None) for member in self._members.values())
+        return next((library for library in remembered if library is not None), None)  # an empty one counts
 
     def begin(self, seq: SeqView) -> None:
         for member in self._members.values():
