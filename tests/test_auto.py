@@ -42,7 +42,7 @@ from betoken.engine import Engine, Request
 from betoken.errors import ParameterError
 from betoken.params import SamplingParams
 from betoken.policy.cost import Measured, Table
-from betoken.proposers.auto import Auto
+from betoken.proposers.auto.deciding import Auto
 from betoken.proposers.base import BaseProposer, ObserveContext, ProposeContext, SeqView, Workshop, build
 from betoken.targets.hf import HFTarget
 from betoken.targets.toy import ToyTarget, markov
@@ -118,7 +118,7 @@ def make_auto(of: str, table: int = 0, *, curve: Any = None, clock: Clock | None
 def check_empty(auto: Auto) -> None:
     """Nothing of any sequence: neither in the policy nor in its members nor in a draft model's cache."""
     assert not auto._rows
-    for member in auto._members:
+    for member in (held.proposer for held in auto._members):
         for state in (
             "_used",
             "_read",
@@ -200,8 +200,8 @@ def test_a_clock_that_went_wrong_for_a_while_is_got_over(bad: float) -> None:
     assert first.tokens == again.tokens
     fed = sum(map(bool, watched.drafts[20:]))
     assert fed > 0.9 * len(watched.drafts[20:]), "a predictable text is hardly drafted any more"
-    assert all(math.isfinite(value) for value in (auto._speedup, auto._allowance, auto._curve.pace))
-    assert all(math.isfinite(price.row) for price in auto._prices)
+    assert all(math.isfinite(value) for value in (auto._pace.speedup, auto._allowance, auto._curve.pace))
+    assert np.isfinite(auto._prices).all()
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -15,7 +15,7 @@ from betoken import LLM, SamplingParams
 from betoken.engine import Engine, Request
 from betoken.policy.cost import Measured, Table
 from betoken.policy.measuring import measure
-from betoken.proposers.auto import Auto
+from betoken.proposers.auto.deciding import Auto
 from betoken.proposers.base import Workshop, build
 from betoken.targets.hf import HFTarget
 

@@ -121,8 +121,10 @@ def _decoded(bench: Bench, rows: int, members: str, curve: Curve) -> tuple[Polic
     llm = bench.llm
     shop = Workshop(llm.target.info, llm._draft, {"of": members, "nodes": NODES}, curve)
     auto: Any = proposer_of(AUTO, shop)
-    timed = [Member(member) for member in auto._members]
-    auto._members[:] = timed
+    timed = []
+    for held in auto._members:
+        held.proposer = Member(held.proposer)
+        timed.append(held.proposer)
     policy = Policy(auto, timed)
     engine = Engine(llm.target, policy)
     prompts = (bench.mixed() * 16)[: max(2 * rows, 4)]

@@ -7,7 +7,8 @@ with its share, they make a law (PPM's blending: Cleary and Witten 1984; Bell, C
     p = doubt * p_of_less_specific_evidence + (1 - doubt) * count / total
 
 The doubt of each kind of evidence is a weight in log-odds. It starts at Witten and Bell's estimate, kinds of
-continuation over occurrences, and takes a gradient step on the log-likelihood at every token.
+continuation over occurrences, and takes a gradient step on the log-likelihood at every token. On top, all matches of a
+source share one more weight, of this sequence alone: a text that copies does so throughout, and a few tokens show it.
 """
 
 import math
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from betoken.memory.compiled import compiled
+from betoken.compiled import compiled
 from betoken.memory.trie import LENGTH, LONGEST, NONE, ORDER, PLACE, child
 
 HERE, THERE = 0, 1
@@ -29,6 +30,8 @@ SIZES, VARIETIES, MATCHES = 8, 4, 13
 CONTEXTS = 2 * (ORDER + 1) * SIZES * VARIETIES
 AFTER_SURPRISE = CONTEXTS + 2 * MATCHES * 2
 KINDS = 2 * AFTER_SURPRISE
+# What a sequence's own matches showed, by source, stands behind the kinds; it takes large steps, and fades.
+OWN, OWN_STEP, OWN_FADE = KINDS, 0.4, 0.99
 # Steps shrink like an average's until they are this small.
 SMALLEST_STEP, FIRST_STEP = 0.02, 10
 UNSEEN = 1e-5  # of a token nothing speaks for
@@ -70,13 +73,14 @@ def _match(length):
 
 
 def untaught() -> Weights:
-    """`[2, KINDS]`: the log-odds of each kind's doubt before anything is learnt; and how often each was taught: never."""
+    """`[2, KINDS + 2]`: the log-odds of each kind's doubt before anything is learnt, then what is a sequence's own; and how often
+    each was taught: never."""
     return _untaught().copy()
 
 
 @cache
 def _untaught() -> Weights:
-    weights = np.zeros((2, KINDS))
+    weights = np.zeros((2, KINDS + 2))
     totals = (1, 2, 3, 4.5, 7.5, 14, 30, 100)
     for source in (HERE, THERE):
         for k in range(ORDER + 1):
@@ -87,12 +91,12 @@ def _untaught() -> Weights:
                     weights[0, _context_kind(source, k, size, variety)] = math.log(doubt / (1 - doubt))
         for match in range(MATCHES):
             weights[0, _match_kind(source, match, 0) : _match_kind(source, match, 0) + 2] = FIRST_MATCH[match]
-    weights[0, AFTER_SURPRISE:] = weights[0, :AFTER_SURPRISE]
+    weights[0, AFTER_SURPRISE:KINDS] = weights[0, :AFTER_SURPRISE]
     return weights
 
 
-# Longer matches are doubted less: from 0.94 for one token to 0.1 for 32 of them.
-FIRST_MATCH = (2.7, 1.89, 1.12, 0.7, 0.3, 0.09, -0.12, -0.35, -0.6, -0.89, -1.23, -1.7, -2.25)
+# Longer matches are doubted less: from 0.9 for one token to 0.06 for 32 of them.
+FIRST_MATCH = (2.2, 1.39, 0.62, 0.2, -0.2, -0.41, -0.62, -0.85, -1.1, -1.39, -1.73, -2.2, -2.75)
 
 
 @compiled
@@ -106,8 +110,17 @@ def _match_kind(source, match, repeated):
 
 
 @compiled
+def _own(kind):
+    """Where what a sequence's own matches of this kind's source showed stands; NONE for contexts."""
+    match = kind % AFTER_SURPRISE - CONTEXTS
+    return NONE if match < 0 else OWN + match // (2 * MATCHES)
+
+
+@compiled
 def doubt(weights, kind):
-    return 1 / (1 + math.exp(-weights[0, kind]))
+    own = _own(kind)
+    log_odds = weights[0, kind] if own == NONE else weights[0, kind] + weights[0, own]
+    return 1 / (1 + math.exp(-log_odds))
 
 
 @compiled
@@ -168,6 +181,9 @@ def learn(found, n, token, here, there, weights):
         kind = found[i].kind
         weights[1, kind] += 1
         weights[0, kind] += max(SMALLEST_STEP, 1 / (weights[1, kind] + FIRST_STEP)) * gradients[i]
+        own = _own(kind)
+        if own != NONE:
+            weights[0, own] = OWN_FADE * weights[0, own] + OWN_STEP * gradients[i]
 
 
 @compiled

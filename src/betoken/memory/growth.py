@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from betoken.compiled import compiled
 from betoken.memory import BLEND
 from betoken.memory.beliefs import EVIDENCE, HERE, MOST, THERE, collect, doubt, learn
-from betoken.memory.compiled import compiled
 from betoken.memory.trie import LENGTH, LONGEST, NONE, ORDER, PLACE, STATE, TOP, child, extend, top_row
 
 WIDTH = 12  # children a node may have

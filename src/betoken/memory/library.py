@@ -33,7 +33,7 @@ class Shelf:
         """See `beliefs.untaught`; a copy."""
         weights = untaught()
         if self.learnt is not None:
-            weights[0] += self.learnt
+            weights[0, :KINDS] += self.learnt
         return weights
 
     def learn(self, moved: Weights) -> None:

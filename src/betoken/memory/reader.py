@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 
 from betoken.memory import BLEND
-from betoken.memory.beliefs import HERE, THERE, Weights, untaught
+from betoken.memory.beliefs import HERE, KINDS, THERE, Weights, untaught
 from betoken.memory.growth import room_for
 from betoken.memory.index import CHUNK, Index
 from betoken.memory.library import Library, Shelf
@@ -62,7 +62,7 @@ class Reader:
             shelf.readers += 1
             epoch = self.library.epoch
             weights = shelf.weights()  # taught never: every sequence is learnt from quickly at first
-        reading = Reading(namespace, shelf, prompt_length, weights, weights[0].copy(), epoch)
+        reading = Reading(namespace, shelf, prompt_length, weights, weights[0, :KINDS].copy(), epoch)
         reading.text = reading.index.new()
         reading.states[HERE] = reading.index.state
         reading.index.state = reading.states[HERE]
@@ -128,7 +128,7 @@ class Reader:
             return None
         with self.library.lock:
             if reading.epoch == self.library.epoch:  # else what was learnt is to be forgotten
-                reading.shelf.learn(reading.weights[0] - reading.before)
+                reading.shelf.learn(reading.weights[0, :KINDS] - reading.before)
             tokens = reading.index.tokens(reading.text)[reading.unremembered :]
             number = self.library.add(tokens, reading.namespace)
             self.library.leave(reading.namespace, reading.shelf)

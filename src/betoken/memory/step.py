@@ -3,7 +3,7 @@
 import numpy as np
 from numba import carray
 
-from betoken.memory.compiled import compiled
+from betoken.compiled import compiled
 from betoken.memory.growth import LIKELIEST, SLOTS, WAITING, Tree, absorb, grow, locate
 from betoken.memory.trie import STATE
 from betoken.memory.views import index_at, pointer

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from betoken.memory.compiled import compiled
+from betoken.compiled import compiled
 
 Nodes = tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]  # tokens, parents, scores
 

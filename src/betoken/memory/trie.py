@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from betoken.memory.compiled import compiled
+from betoken.compiled import compiled
 
 ORDER = 8  # longest context
 LEAF, NONE = -1, -1

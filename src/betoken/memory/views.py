@@ -13,7 +13,7 @@ from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from betoken.memory.compiled import compiled
+from betoken.compiled import compiled
 from betoken.memory.trie import NODE, TOP, Arrays
 
 Places = npt.NDArray[np.int64]

@@ -6,7 +6,7 @@ medians: a neighbour who takes the processor for a second moves the first and le
 """
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ CLASSES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 4096)
 # Passes that have a say in what the machine does now, and in what a class is off; the latter's doubt, in passes.
 NOW, LATELY, DOUBT = 9, 25, 3
 # The factors are worked out anew after so many passes.
-STALE = 8
+STALE = 16
 # What is assumed of a target nobody has measured: a pass of a millisecond, a row more in it a fiftieth.
 UNKNOWN: Mapping[Point, float] = {(1, 1, 1): 1e-3, (1, 64, 1): 1e-3 * (1 + 63 / 50)}
 
@@ -59,18 +59,38 @@ class Table:
         """Nothing to learn."""
 
 
+class _Window:
+    """The last values of a number, as they came and ranked."""
+
+    __slots__ = ("_came", "_ranked", "_room")
+
+    def __init__(self, room: int) -> None:
+        self._room, self._came, self._ranked = room, deque[float](), list[float]()
+
+    def __len__(self) -> int:
+        return len(self._came)
+
+    def median(self, value: float) -> float:
+        """With one value more."""
+        if len(self._came) == self._room:
+            del self._ranked[bisect_left(self._ranked, self._came.popleft())]
+        self._came.append(value)
+        insort(self._ranked, value)
+        return self._ranked[len(self._ranked) // 2]
+
+
 @dataclass(slots=True)
 class _Off:
     """By how much passes of one class are off, in log-seconds; and how wide they are, in the mean."""
 
     width: float
-    lately: deque[float] = field(default_factory=lambda: deque(maxlen=LATELY))
+    lately: _Window = field(default_factory=lambda: _Window(LATELY))
     shift: float = 0.0
 
     def learn(self, width: int, off: float) -> None:
         self.width += (width - self.width) / LATELY
-        self.lately.append(off)
-        self.shift = _middle(self.lately) * len(self.lately) / (len(self.lately) + DOUBT)
+        middle = self.lately.median(off)
+        self.shift = middle * len(self.lately) / (len(self.lately) + DOUBT)
 
 
 class Measured:
@@ -84,14 +104,14 @@ class Measured:
         self.measured = bool(points) and points is not UNKNOWN
         self.passes = 0
         self._off: dict[tuple[int, int], _Off] = {}
-        self._now: deque[float] = deque(maxlen=NOW)
-        self._slow = 0.0
+        self._now = _Window(NOW)
+        self._slow, self._pace = 0.0, 1.0
         self._known: dict[tuple[int, int, int], tuple[int, Floats]] = {}
         self._base: dict[tuple[int, int, int], Floats] = {}
 
     @property
     def pace(self) -> float:
-        return math.exp(self._slow)
+        return self._pace
 
     def seconds(self, rows: int, context: int, nodes: int) -> Floats:
         key = rows, context.bit_length(), nodes
@@ -105,10 +125,12 @@ class Measured:
             return
         self.passes += 1
         base = float(self._uncorrected(rows, context.bit_length(), width - 1)[-1])
-        off = self._off.setdefault((rows, bisect_left(CLASSES, width)), _Off(width))
+        kind = rows, bisect_left(CLASSES, width)
+        if (off := self._off.get(kind)) is None:
+            off = self._off[kind] = _Off(width)
         residual = math.log(seconds / base)
-        self._now.append(residual - off.shift)
-        self._slow = _middle(self._now)
+        self._slow = self._now.median(residual - off.shift)
+        self._pace = math.exp(self._slow)
         off.learn(width, residual - self._slow)
 
     def _corrected(self, rows: int, bits: int, nodes: int) -> Floats:
@@ -156,10 +178,6 @@ class Measured:
 
     def _line(self, rows: int, context: int) -> dict[int, float]:
         return {width: s for (row, width, long), s in self.points.items() if row == rows and long == context}
-
-
-def _middle(values: deque[float]) -> float:
-    return sorted(values)[len(values) // 2]
 
 
 def _along(line: Mapping[int, float], widths: Floats) -> Floats:

@@ -6,12 +6,12 @@ Times are seconds. What was predicted was predicted before the step, from what h
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 KEPT = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """One step of all rows.
 
     rows, context: of the forward pass; nodes: of its widest draft; most: how many could have been fed

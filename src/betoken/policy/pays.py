@@ -1,4 +1,4 @@
-"""What asking a drafter has been worth, and what it took: whether to ask it again, now. No torch.
+"""What asking a drafter has been worth, and what it took: whether to ask it again, now. Compiled; no torch.
 
 Worth is counted in tokens: how much more the whole tree was expected to add after the answer than before it, nodes' own cost taken off
 (`Claims.add`). It depends on what is there already: a drafter that only repeats a certain copy adds nothing to it. So it is kept by
@@ -6,13 +6,21 @@ situation; for all requests together, and for each request, whose own experience
 """
 
 from bisect import bisect_left
-from collections import deque
-from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from betoken.compiled import compiled
+
+Floats = npt.NDArray[np.float64]
 
 # Situations: what the tree adds already, in tokens; where nobody was asked yet, how deep the last step's tree was right.
 ADDED = (0.05, 0.15, 0.35, 0.7, 1.5, 3.0, 6.0, 12.0)
 RIGHT = (0, 2)
 UNKNOWN, SITUATIONS = len(RIGHT) + 1, len(RIGHT) + 2 + len(ADDED) + 1
+# A record of answers, fading: how many, what they were worth together; tokens expected of nodes that were fed, and those that came;
+# the step of the last answer.
+COUNT, WORTH, EXPECTED, CAME, LAST = range(5)
 # What a drafter is hoped to be worth before it was ever asked, and how many answers what it is usually worth outweighs.
 HOPE, HOPED = 0.5, 1.0
 FADE, OWN_FADE = 0.97, 0.9
@@ -20,92 +28,129 @@ FADE, OWN_FADE = 0.97, 0.9
 OTHERS, FORGET = 2.0, 0.985
 # So many tokens that were expected and did not come, or did, halve the doubt in a member's answers; in one request, and of all. They fade.
 TRUST, OWN_TRUST, TRUST_FADE, MOST_TRUST = 1.5, 2.0, 0.95, 1.2
+# A number lately: how many values there are, their median (what one odd moment does not move), their mean (which sees what is rare);
+# then the values.
+NUMBER, MIDDLE, MEAN, VALUES = range(4)
 LATELY = 15
 FEWEST = 3  # answers before a price is believed: the first one may have had to load something
+# Prices of each member, lately: seconds of asking a row, of observing what came of it, of reading a sequence before the first draft;
+# then what its answers were worth, in tokens.
+ASKING, FOLLOWING, BEGINNING, USUAL = range(4)
+# What beginning a sequence costs is spread over so many steps.
+SPREAD = 24
+# How much of what a member is worth it counts for that it learns from the pass: whoever reads what the target holds likely does.
+LESSONS = 0.15
 
 
-def situation(added: float, right: int | None, *, first: bool) -> int:
-    """Where a row stands. right: how deep the last step's tree was right, None where nobody was asked then."""
-    if first:
-        return UNKNOWN if right is None else bisect_left(RIGHT, right)
-    return UNKNOWN + 1 + bisect_left(ADDED, added)
+def no_answers(members: int) -> Floats:
+    """`[members, SITUATIONS, 5]`."""
+    return np.zeros((members, SITUATIONS, 5))
 
 
-@dataclass(slots=True)
-class Experience:
-    """Answers, fading: how many, what they were worth together, and at which step the last one came; by situation."""
-
-    count: list[float] = field(default_factory=lambda: [0.0] * SITUATIONS)
-    worth: list[float] = field(default_factory=lambda: [0.0] * SITUATIONS)
-    last: list[int] = field(default_factory=lambda: [0] * SITUATIONS)
-
-    def learn(self, where: int, worth: float, fade: float, step: int = 0) -> None:
-        fade *= self._left(where, step)
-        self.count[where] = self.count[where] * fade + 1
-        self.worth[where] = self.worth[where] * fade + worth
-        self.last[where] = step
-
-    def of(self, where: int, step: int) -> tuple[float, float]:
-        """How many answers count now, and what they were worth together."""
-        left = self._left(where, step)
-        return self.count[where] * left, self.worth[where] * left
-
-    def _left(self, where: int, step: int) -> float:
-        return float(FORGET ** (step - self.last[where])) if step else 1.0
+def no_prices(members: int) -> Floats:
+    """`[4, members, 3 + LATELY]`."""
+    return np.zeros((4, members, VALUES + LATELY))
 
 
-@dataclass(slots=True)
-class Trust:
-    """Tokens expected of a member's nodes that were fed, and those that came, by the situation it was asked in. What an answer seems to
-    be worth is a matter of probabilities, and of nodes whose turn never comes nothing is learnt; what was accepted is a fact."""
-
-    expected: list[float] = field(default_factory=lambda: [0.0] * SITUATIONS)
-    came: list[float] = field(default_factory=lambda: [0.0] * SITUATIONS)
-
-    def learn(self, where: int, expected: float, came: float) -> None:
-        self.expected[where] = self.expected[where] * TRUST_FADE + expected
-        self.came[where] = self.came[where] * TRUST_FADE + came
-
-    def of(self, where: int, others: "Trust") -> float:
-        """How much of what is expected will come, by this request and, where it knows little, by the others."""
-        shared = (others.came[where] + TRUST) / (others.expected[where] + TRUST)
-        return min((self.came[where] + OWN_TRUST * shared) / (self.expected[where] + OWN_TRUST), MOST_TRUST)
+def lately() -> Floats:
+    """One number, lately."""
+    return np.zeros(VALUES + LATELY)
 
 
-@dataclass(slots=True)
-class Lately:
-    """The median of a number lately: what one odd moment does not move; and the mean, which sees what is rare."""
-
-    values: deque[float] = field(default_factory=lambda: deque(maxlen=LATELY))
-    middle: float = 0.0
-    mean: float = 0.0
-
-    def learn(self, value: float) -> None:
-        self.values.append(value)
-        self.mean = sum(self.values) / len(self.values)
-        self.middle = sorted(self.values)[len(self.values) // 2]
-
-
-@dataclass(slots=True)
-class Price:
-    """What asking one drafter takes, in seconds a row, at the machine's usual pace."""
-
-    seconds: Lately = field(default_factory=Lately)
-    following: Lately = field(default_factory=Lately)  # of observing what came of it
-    beginning: Lately = field(default_factory=Lately)  # of reading a sequence before the first draft
-
-    @property
-    def known(self) -> bool:
-        return len(self.seconds.values) >= FEWEST
-
-    @property
-    def row(self) -> float:
-        return self.seconds.middle + self.following.middle
+@compiled
+def note(values, value):
+    """One more value of a number."""
+    number, room = int(values[NUMBER]), len(values) - VALUES
+    values[VALUES + number % room] = value
+    values[NUMBER] = number + 1
+    count = min(number + 1, room)
+    ranked, total = np.empty(room), 0.0
+    for i in range(count):
+        one, at = values[VALUES + i], i
+        total += one
+        while at > 0 and ranked[at - 1] > one:
+            ranked[at] = ranked[at - 1]
+            at -= 1
+        ranked[at] = one
+    values[MIDDLE], values[MEAN] = ranked[count // 2], total / count
 
 
-def expected(shared: Experience, own: Experience, where: int, step: int, usual: float = HOPE) -> float:
+def standing(right: int | None) -> int:
+    """Where a row stands before anybody is asked, by how deep the last step's tree was right; None: nobody was asked then."""
+    return UNKNOWN if right is None else bisect_left(RIGHT, right)
+
+
+@compiled
+def situation(added):
+    """Where it stands then, by how much the tree adds."""
+    place = 0
+    while place < len(ADDED) and added > ADDED[place]:
+        place += 1
+    return UNKNOWN + 1 + place
+
+
+@compiled
+def price(prices, member, begun):
+    """Seconds a row, at the machine's usual pace."""
+    seconds = prices[ASKING, member, MIDDLE] + prices[FOLLOWING, member, MIDDLE]
+    return seconds if begun else seconds + prices[BEGINNING, member, MIDDLE] / SPREAD
+
+
+@compiled
+def known(prices, member):
+    return prices[ASKING, member, NUMBER] >= FEWEST
+
+
+@compiled
+def expected(shared, own, step, usual):
     """What one more answer is expected to be worth, in tokens. step: of the request; usual: what the drafter was worth lately, for
     situations in which it has hardly been asked."""
-    others = OTHERS * (shared.worth[where] + HOPED * usual) / (shared.count[where] + HOPED)
-    count, worth = own.of(where, step)
-    return (worth + others) / (count + OTHERS)
+    others = OTHERS * (shared[WORTH] + HOPED * usual) / (shared[COUNT] + HOPED)
+    left = FORGET ** (step - own[LAST])
+    return (own[WORTH] * left + others) / (own[COUNT] * left + OTHERS)
+
+
+@compiled
+def trust(shared, own):
+    """How much of what is expected will come, by this request and, where it knows little, by the others. What an answer seems to be
+    worth is a matter of probabilities, and of nodes whose turn never comes nothing is learnt; what was accepted is a fact."""
+    others = (shared[CAME] + TRUST) / (shared[EXPECTED] + TRUST)
+    return min((own[CAME] + OWN_TRUST * others) / (own[EXPECTED] + OWN_TRUST), MOST_TRUST)
+
+
+@compiled
+def answered(shared, own, worth, step):
+    """An answer was worth so much."""
+    shared[COUNT], shared[WORTH] = shared[COUNT] * FADE + 1, shared[WORTH] * FADE + worth
+    left = OWN_FADE * FORGET ** (step - own[LAST])
+    own[COUNT], own[WORTH], own[LAST] = own[COUNT] * left + 1, own[WORTH] * left + worth, step
+
+
+@compiled
+def delivered(record, hoped, came):
+    """Of the nodes of an answer that were fed, so many were expected on the accepted path, and so many were."""
+    record[EXPECTED] = record[EXPECTED] * TRUST_FADE + hoped
+    record[CAME] = record[CAME] * TRUST_FADE + came
+
+
+@compiled
+def whom(prices, shared, own, able, begun, readers, where, step, rate):
+    """Whom a row should ask now: the one whose answer is worth most beyond its price; -1 where nobody's is.
+
+    able, begun, readers: bits: who may be asked, who has read the sequence, who reads what the target holds likely
+    rate: tokens a second
+    """
+    best, most = -1, 0.0
+    for member in range(prices.shape[1]):
+        if not able >> member & 1:
+            continue
+        if not known(prices, member):
+            return member
+        usual = prices[USUAL, member, MEAN] if prices[USUAL, member, NUMBER] > 0 else HOPE
+        worth = expected(shared[member, where], own[member, where], step, usual)
+        worth -= rate * price(prices, member, begun >> member & 1)
+        if readers >> member & 1:
+            worth += LESSONS * prices[USUAL, member, MIDDLE]
+        if worth > most:
+            best, most = member, worth
+    return best

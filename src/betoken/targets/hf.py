@@ -187,6 +187,11 @@ class HFScores:
         if k == 1:
             return np.array(self._argmax_BK[row][first : first + 1 + len(self._feeds[index].draft)])[:, None]
         nodes = self._logits_BKV[row, first : first + 1 + len(self._feeds[index].draft)]
+        if nodes.device.type == "cpu" and nodes.dtype == torch.float32:
+            # Here and not above: whoever asks for several has the compiler loaded, others need not wait for it.
+            from betoken.targets.likeliest import likeliest
+
+            return likeliest(nodes.numpy(), k)
         return nodes.topk(k, dim=-1).indices.cpu().numpy()
 
 

@@ -1,7 +1,7 @@
 """Compiling, once after installation, and finding what was compiled again.
 
 Numba's own cache asks only whether a function's file has changed, not the files of what it calls. Here the folder is named
-after the sources of both packages that compile, so that no process runs yesterday's code.
+after the sources of all that compiles, so that no process runs yesterday's code.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import numba
 from numba import njit
 
 HERE = Path(__file__).parent
+SOURCES = ("memory/*.py", "policy/*.py", "targets/likeliest.py")
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -31,7 +32,7 @@ def compiled(function: Callable[..., Any]) -> Any:
 def folder() -> str:
     """Where the machine code lies: NUMBA_CACHE_DIR, else beside the sources, else in the user's cache."""
     own = hashlib.sha256(numba.__version__.encode())
-    for source in (*sorted(HERE.glob("*.py")), *sorted((HERE.parent / "policy").glob("*.py"))):
+    for source in [source for pattern in SOURCES for source in sorted(HERE.glob(pattern))]:
         own.update(source.read_bytes())
     name = f"numba-{own.hexdigest()[:16]}"
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "betoken"

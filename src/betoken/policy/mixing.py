@@ -1,0 +1,363 @@
+"""Several drafters' trees laid over each other: what each node is worth by everything that is claimed about it, and which nodes to
+keep. Compiled: it runs at every step for every sequence.
+
+A claim is one member's score for a node. What the claims on a node make together is learnt online, as compressors mix their models
+(Mahoney 2005, section 3.2; Mattern 2013): a weighted sum of log-odds. The weights belong to the constellation, who was asked and who
+of them claims the node, and a constant to the constellation and the node's depth. They start where scores are believed, and take a
+gradient step on the log-likelihood for every node whose parent the target emitted. All requests of one heat share them; on top, each
+request has a few constants of its own, which learn quickly.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from betoken.compiled import compiled
+from betoken.policy import pays
+
+NONE = -1
+MOST = 5  # members of one tree
+# Columns of `ints`, one row a node: the last one holds who claimed it, as bits.
+TOKEN, PARENT, DEPTH, CHILD, SIBLING, CLAIMED = range(6)
+# Columns of `floats`: what each member's score has meant, in log-odds; the scores themselves, likewise; then the probability given the
+# parent by what all requests have shown, the same with what this one has shown, and that of the whole path.
+SCORE, SHARED, VALUE, REACH = MOST, 2 * MOST, 2 * MOST + 1, 2 * MOST + 2
+COLUMNS = REACH + 1
+# What scores have meant: `[member, whole log-odds, (trials, hits, sum of scores, shift)]`. A score is believed as if it had been seen
+# right so often; trials fade.
+BINS, BELIEF, FADE = 15, 12.0, 0.998
+TRIALS, HITS, CLAIM, SHIFT = range(4)
+# A mixer: `[constellation, (weights, constants), (value, how often taught)]`; behind the constellations how often each member's nodes
+# were right: `[member, 0, (hits, trials)]`.
+DEPTHS = 8
+# Constants for what came of the step before: `[who claims first, that, depth, (value, how often taught)]`. A draft starts where the
+# last one failed, and it matters how far that had come.
+BEFORE = 4
+CONSTELLATIONS = 3**MOST
+# A request's own constants: `[who claims first, depth, (value, how often taught)]`.
+OWN_DEPTHS = 4
+# Steps shrink like an average's until they are this small; a Newton step of a constant would be some four times the gradient.
+SMALLEST, FIRST = 0.004, 12.0
+WEIGHT_SMALLEST, WEIGHT_FIRST = 0.005, 40.0
+OWN_SMALLEST, OWN_FIRST, OWN_FADE = (0.03, 0.05, 0.15, 0.3), 8.0, 0.985
+NEWTON = 4.0
+# Several claims agree: their log-odds are averaged, and somewhat more is believed than that.
+AGREED = 0.5
+# How often members are right fades; so many trials of its own outweigh, in a request, those of all.
+RATE_FADE, OTHERS = 0.98, 6.0
+LARGEST = 7.0  # log-odds
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@compiled
+def _log_odds(p):
+    """Of a score; of one that is none, of an even chance."""
+    if not p > 0.0:
+        return -LARGEST if p <= 0.0 else 0.0
+    if not p < 1.0:
+        return LARGEST
+    return min(max(math.log(p / (1 - p)), -LARGEST), LARGEST)
+
+
+@compiled
+def _chance(log_odds):
+    return 1 / (1 + math.exp(-min(max(log_odds, -LARGEST), LARGEST)))
+
+
+@compiled
+def _bin(log_odds):
+    return int(round(log_odds)) + BINS // 2  # noqa: RUF046 - compiled, round gives a float
+
+
+@compiled
+def _count_score(record, score, hit):
+    record[TRIALS] = record[TRIALS] * FADE + 1
+    record[HITS] = record[HITS] * FADE + hit
+    record[CLAIM] = record[CLAIM] * FADE + _chance(score)
+    claim = record[CLAIM] / record[TRIALS]
+    record[SHIFT] = _log_odds((record[HITS] + BELIEF * claim) / (record[TRIALS] + BELIEF)) - _log_odds(claim)
+
+
+@compiled
+def _depth(depth):
+    """1, 2, 3 to 4, 5 to 8, ..., more than 64."""
+    kind, most = 0, 1
+    while depth > most and kind < DEPTHS - 1:
+        kind, most = kind + 1, 2 * most
+    return kind
+
+
+@compiled
+def _constellation(claimed, asked):
+    """A digit a member: not asked, asked in vain, claims."""
+    place, weight = 0, 1
+    for member in range(MOST):
+        if asked >> member & 1:
+            place += weight * (2 if claimed >> member & 1 else 1)
+        weight *= 3
+    return place
+
+
+@compiled
+def _first(claimed):
+    first = 0
+    while not claimed >> first & 1:
+        first += 1
+    return first
+
+
+@compiled
+def _mixed(row, claimed, depth, mixer, after):
+    """The log-odds that the claims make together."""
+    found = mixer[MOST + depth, 0] + after[_first(claimed), depth, 0]
+    for member in range(MOST):
+        if claimed >> member & 1:
+            found += mixer[member, 0] * row[member]
+    return found
+
+
+@compiled
+def lay(ints, floats, size, member, draft, scores, meant):
+    """Lay one more draft over the tree; returns its new size, NONE where it is no tree. Nodes past the room there is are left out.
+
+    draft: `[2, N]` tokens and parents; scores: `[N]`, not finite where the member has none
+    """
+    if draft.shape[1] != len(scores):
+        return NONE
+    for i in range(len(scores)):
+        if draft[1, i] >= i:
+            return NONE
+    places = np.empty(len(scores), np.int64)
+    room = len(ints) - 1  # the last row is the root
+    for i in range(len(scores)):
+        token, above = draft[0, i], draft[1, i]
+        parent = room if above < 0 else places[above]
+        places[i] = NONE
+        if parent == NONE:
+            continue
+        node = ints[parent, CHILD]
+        while node != NONE and ints[node, TOKEN] != token:
+            node = ints[node, SIBLING]
+        if node == NONE:
+            if size == room:
+                continue
+            node, size = size, size + 1
+            ints[node, TOKEN], ints[node, PARENT] = token, NONE if above < 0 else parent
+            ints[node, DEPTH] = 1 if above < 0 else ints[parent, DEPTH] + 1
+            ints[node, CHILD], ints[node, CLAIMED] = NONE, 0
+            ints[node, SIBLING] = ints[parent, CHILD]
+            ints[parent, CHILD] = node
+        places[i] = node
+        ints[node, CLAIMED] |= 1 << member
+        score = _log_odds(scores[i])
+        floats[node, SCORE + member], floats[node, member] = score, score + meant[member, _bin(score), SHIFT]
+    return size
+
+
+@compiled
+def weigh(ints, floats, size, asked, mixer, after, own):
+    """What every node is worth."""
+    for node in range(size):
+        claimed, depth = ints[node, CLAIMED], _depth(ints[node, DEPTH])
+        shared = _mixed(floats[node], claimed, depth, mixer[_constellation(claimed, asked)], after)
+        value = _chance(shared + own[_first(claimed), min(depth, OWN_DEPTHS - 1), 0])
+        parent = ints[node, PARENT]
+        floats[node, SHARED], floats[node, VALUE] = _chance(shared), value
+        floats[node, REACH] = value if parent == NONE else value * floats[parent, REACH]
+
+
+@compiled
+def worth(ints, floats, size, asked, mixer, after, own, order, costs):
+    """Weigh and rank the nodes; returns what the tree adds: the tokens that its best prefix is expected to bring, beyond what a pass
+    that much wider costs, `costs[k]` for k nodes, in tokens."""
+    weigh(ints, floats, size, asked, mixer, after, own)
+    # No node beats its parent, which stands before it.
+    order[:size] = np.argsort(-floats[:size, REACH], kind="mergesort")
+    total, most = 0.0, 0.0
+    for k in range(1, min(size + 1, len(costs))):
+        total += floats[order[k - 1], REACH]
+        most = max(most, total - costs[k])
+    return most
+
+
+@compiled
+def learn(ints, floats, size, asked, meant, mixer, after, own, emitted):
+    """The target has said which nodes were right: those whose parent it emitted, fed or not. Returns how deep the tree was right."""
+    parent, right = len(ints) - 1, 0
+    for token in emitted:
+        node, following = ints[parent, CHILD], NONE
+        while node != NONE:
+            hit = ints[node, TOKEN] == token
+            if hit:
+                following = node
+            claimed, depth = ints[node, CLAIMED], _depth(ints[node, DEPTH])
+            _teach(
+                floats[node], claimed, depth, hit, mixer[_constellation(claimed, asked)], after[_first(claimed), depth]
+            )
+            near = min(depth, OWN_DEPTHS - 1)
+            _teach_own(floats[node, VALUE], own[_first(claimed), near], hit, OWN_SMALLEST[near])
+            for member in range(MOST):
+                if claimed >> member & 1:
+                    score = floats[node, SCORE + member]
+                    _count_score(meant[member, _bin(score)], score, hit)
+                    _count(mixer[CONSTELLATIONS + member, 0], hit)
+                    _count(own[member, OWN_DEPTHS], hit)
+            node = ints[node, SIBLING]
+        if following == NONE:
+            break
+        parent, right = following, right + 1
+    return right
+
+
+@compiled
+def _teach(row, claimed, depth, hit, mixer, after):
+    off = hit - row[SHARED]
+    for constant in (mixer[MOST + depth], after):
+        constant[1] += 1
+        constant[0] += NEWTON * max(SMALLEST, 1 / (constant[1] + FIRST)) * off
+    for member in range(MOST):
+        if claimed >> member & 1:
+            weight = mixer[member]
+            weight[1] += 1
+            weight[0] += max(WEIGHT_SMALLEST, 1 / (weight[1] + WEIGHT_FIRST)) * off * row[member]
+
+
+@compiled
+def _teach_own(value, constant, hit, smallest):
+    constant[1] += 1
+    constant[0] = OWN_FADE * constant[0] + NEWTON * max(smallest, 1 / (constant[1] + OWN_FIRST)) * (hit - value)
+
+
+@compiled
+def _count(rate, hit):
+    rate[0], rate[1] = rate[0] * RATE_FADE + hit, rate[1] * RATE_FADE + 1
+
+
+@compiled
+def chance(meant, mixer, after, own, member, score, depth):
+    """What a member's score has meant where nobody else claimed the same."""
+    depth, score = _depth(depth), _log_odds(score)
+    shared = (
+        mixer[MOST + depth, 0]
+        + after[member, depth, 0]
+        + mixer[member, 0] * (score + meant[member, _bin(score), SHIFT])
+    )
+    return _chance(shared + own[member, min(depth, OWN_DEPTHS - 1), 0])
+
+
+@compiled
+def gain(floats, size, order, gained, most):
+    """Add to `gained`, `[1 + N]`, how many tokens the likeliest k nodes are expected to bring; more than `most`, or than there are,
+    bring no more."""
+    total = 0.0
+    for k in range(1, len(gained)):
+        if k <= min(size, most):
+            total += floats[order[k - 1], REACH]
+        gained[k] += total
+
+
+@compiled
+def widest(gained, seconds, rows, asking, usual, prospect, lesson):
+    """How many nodes the widest draft should have, so that what the last of them bring is worth the time they take.
+
+    `gained` comes on top of a token a row, in `seconds` of the pass and what has been spent on `asking` already. Time is worth what it
+    usually brings, `usual` tokens a second, and what this step could bring at best; `prospect` is the latter's share.
+    lesson: what is learnt from a node that is fed, in tokens
+    """
+    most = 0.0
+    for nodes in range(len(gained)):
+        most = max(most, (rows + gained[nodes]) / (seconds[nodes] + asking))
+    rate = (1 - prospect) * usual + prospect * most
+    best, value = 0, -rate * seconds[0]
+    for nodes in range(1, len(gained)):
+        left = gained[nodes] + lesson * nodes - rate * seconds[nodes]
+        if left > value:
+            best, value = nodes, left
+    return best
+
+
+@compiled
+def credit(ints, floats, order, fed, emitted, turns, count, shared, own, came):
+    """Whose the nodes that were fed are, the member's that was asked first of those who claim them: how many of each member's were
+    expected on the accepted path, and how many were, which is added to `came`.
+
+    turns: `[MOST, 2]` who was asked, in that order, and in which situation; shared, own: what is known of answers (`pays`)
+    """
+    hoped, hits = np.zeros(MOST), np.zeros(MOST)
+    depth, above = 0, NONE
+    for i in range(fed):
+        node, place = order[i], 0
+        claimed = ints[node, CLAIMED]
+        while not claimed >> turns[place, 0] & 1:
+            place += 1
+        hoped[place] += floats[node, REACH]
+        # Parents come before their children, so the path is met on the way.
+        if depth < len(emitted) and ints[node, PARENT] == above and ints[node, TOKEN] == emitted[depth]:
+            hits[place] += 1
+            depth, above = depth + 1, node
+    for place in range(count):
+        member, where = turns[place]
+        pays.delivered(shared[member, where], hoped[place], hits[place])
+        pays.delivered(own[member, where], hoped[place], hits[place])
+        came[member] += hits[place]
+
+
+@compiled
+def take(
+    ints,
+    floats,
+    size,
+    asked,
+    member,
+    nodes,
+    scores,
+    meant,
+    mixer,
+    after,
+    own,
+    order,
+    costs,
+    added,
+    shared,
+    mine,
+    where,
+    step,
+):
+    """A member's answer: lay it over the tree, and learn what it was worth. Returns the tree's new size, NONE where it is no tree; what
+    it adds now, `added` before; and what the answer was worth."""
+    known = size
+    size = lay(ints, floats, size, member, nodes, scores, meant)
+    if size == NONE:
+        return NONE, added, 0.0
+    adds = worth(ints, floats, size, asked | 1 << member, mixer, after, own, order, costs) if size > 0 else 0.0
+    # Who only says what others said makes it look likelier, and no other token will come of it.
+    gained = (adds - added) * pays.trust(shared[member, where], mine[member, where]) if size > known else 0.0
+    pays.answered(shared[member, where], mine[member, where], gained, step)
+    return size, adds, gained
+
+
+@compiled
+def pick(ints, floats, order, nodes, picked, values):
+    """Write out the first nodes of the order, as a draft. picked: `[2, N]` tokens and parents."""
+    place = np.empty(len(ints), np.int64)
+    for i in range(nodes):
+        node = order[i]
+        place[node] = i
+        parent = ints[node, PARENT]
+        picked[0, i], values[i] = ints[node, TOKEN], floats[node, VALUE]
+        picked[1, i] = NONE if parent == NONE else place[parent]
+
+
+def untaught() -> Floats:
+    """A mixer that believes what it is told."""
+    mixer = np.zeros((CONSTELLATIONS + MOST, MOST + DEPTHS, 2))
+    for place in range(CONSTELLATIONS):
+        digits = [place // 3**member % 3 for member in range(MOST)]
+        claims = digits.count(2)
+        for member, digit in enumerate(digits):
+            mixer[place, member, 0] = 1 / claims if digit == 2 else 0.0
+        mixer[place, MOST:, 0] = AGREED * max(claims - 1, 0)
+    return mixer

@@ -1,0 +1,341 @@
+"""How `auto` decides.
+
+The member whose answer is expected to be worth most beyond its price is asked, then the next, each only where what it adds to the
+tree so far pays for its time (`policy.pays`); a draft model is stopped level by level by the same rule. Their trees are laid over each
+other (`policy.claims`), and as many of the likeliest nodes are fed as bring in more than the time they add (`policy.cost`) is worth at
+the tokens per second that are being made. A batch has one budget, for it is as wide as its widest row.
+
+Decisions follow the clock; the text cannot, since the walk keeps only what the target says itself.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from betoken.draft import Draft
+from betoken.errors import ParameterError
+from betoken.policy import mixing, pays
+from betoken.policy.claims import Claims, Records
+from betoken.policy.clock import Pace, Steady
+from betoken.policy.cost import Curve, Measured
+from betoken.policy.ledger import Ledger, Note
+from betoken.policy.mixing import MOST
+from betoken.proposers.auto import NAME, NODES
+from betoken.proposers.auto.levels import Levels
+from betoken.proposers.auto.members import LOG, Member, Pair, Row
+from betoken.proposers.base import BaseProposer, Needs, ObserveContext, ProposeContext, Proposer, SeqView
+
+MOST_NODES = 512
+# Of the time that passes, this share may go to asking drafters that do not seem to pay.
+EXPLORE = 0.005
+# What time is worth: by the rate of tokens lately, and by what this step could bring; the latter's share.
+PROSPECT = 0.6
+# What feeding a node teaches, as a share of what those who learn from it are worth.
+LESSON = 0.012
+# Every so many steps it is asked whether somebody should be asked for the sake of it.
+RESTING = 4
+# What a node costs is taken from how much longer passes get up to so many nodes.
+WIDE = 32
+# Nodes less likely than this share of what a node must be worth need not be drafted: calibration may still raise them.
+SLACK = 0.3
+HEATS = (0.0, 0.6)
+# Experts are to blame where drafts were cut so often and a pass over eight nodes more takes so many times as long.
+OFTEN, RISES = 64, 1.4
+
+
+@dataclass(slots=True)
+class Step:
+    """What the last step decided, until it is observed."""
+
+    rows: int = 0
+    context: int = 0
+    nodes: int = 0
+    most: int = 0  # nodes there were, of the row that had most
+    expected: float = 0.0
+    asking: float = 0.0  # measured, at the usual pace
+    seconds: float = 0.0  # predicted, at the usual pace: the pass, and asking
+    spent: float = 0.0  # measured: asking and deciding
+    asked: list[int] = field(default_factory=list)  # rows that asked each member
+
+
+class Auto(BaseProposer):
+    """Members by name.
+
+    curve:   what forward passes take; unknown at first where none is given, and learnt
+    nodes:   of a draft, at most
+    explore: the share of time that asking drafters which do not seem to pay may take
+    branching: whether the target takes trees; if not, of each draft its first chain
+    experts: how many the target's mixture has; the log then says, once, when they are why drafts are short
+    Raises ParameterError.
+    """
+
+    name = NAME
+
+    def __init__(
+        self,
+        members: Mapping[str, Proposer],
+        *,
+        curve: Curve | None = None,
+        nodes: int = NODES,
+        explore: float = EXPLORE,
+        branching: bool = True,
+        experts: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if isinstance(nodes, bool) or not isinstance(nodes, int) or not 1 <= nodes <= MOST_NODES:
+            raise ParameterError("nodes", nodes, f"a whole number from 1 to {MOST_NODES}")
+        if isinstance(explore, bool) or not isinstance(explore, int | float) or not 0 <= explore <= 1:
+            raise ParameterError("explore", explore, "a number from 0 to 1")
+        if len(members) > MOST:
+            raise ParameterError("of", "+".join(members), f"at most {MOST} methods")
+        self._members = [
+            Member(index, name, member, branching=branching) for index, (name, member) in enumerate(members.items())
+        ]
+        self._curve: Curve = Measured() if curve is None else curve
+        self._experts = experts
+        self._nodes, self._explore, self._clock = nodes, float(explore), Steady(clock)
+        self.needs = Needs(max((member.top_ids for member in self._members), default=0))
+        self._readers = sum(member.bit for member in self._members if member.top_ids)
+        self._records = [Records() for _ in range(len(HEATS) + 1)]
+        self._rows: dict[int, Row] = {}
+        self._gained = np.zeros(nodes + 1)
+        self._learnt_nothing()
+
+    def _learnt_nothing(self) -> None:
+        count = len(self._members)
+        self._prices = pays.no_prices(count)
+        self._levels, self._overhead = pays.lately(), pays.lately()
+        self._pace = Pace()
+        self._allowance, self._most_allowed = 0.0, 1.0
+        self._asked_at, self._turn = [0] * count, 0
+        self._step = Step(asked=[0] * count)
+        self.ledger = Ledger([member.name for member in self._members])
+
+    @property
+    def library(self) -> Any:
+        """What a member remembers of earlier answers; None where none does."""
+        return next((getattr(member.proposer, "library", None) for member in self._members if member.remembers), None)
+
+    def begin(self, seq: SeqView) -> None:
+        """Members are begun when they are first asked: a draft model that is never asked need not read the prompt. Those that
+        remember what is said are begun at once."""
+        temperature = seq.sampler.params.temperature
+        records = self._records[sum(temperature > edge for edge in HEATS)]
+        able = sum(member.able(seq) for member in self._members)
+        row = self._rows[seq.seq_id] = Row(Claims(records, 2 * self._nodes + 64), able)
+        for member in self._members:
+            if member.remembers:
+                self._begin(member, [(seq, row)])
+
+    def _begin(self, member: Member, pairs: Sequence[Pair]) -> None:
+        for seq, row in pairs:
+            if not row.begun & member.bit:
+                start = self._clock()
+                member.begin(seq, row)
+                took = self._clock() - start
+                pays.note(self._prices[pays.BEGINNING, member.index], took / self._curve.pace)
+
+    def propose(self, ctx: ProposeContext) -> list[Draft]:
+        if ctx.stochastic:
+            raise ParameterError(
+                "method", NAME, 'a method by name where acceptance is "residual": auto keeps nodes by value'
+            )
+        start = self._clock()
+        rows, context = max(ctx.rows, len(ctx.seqs)), max([len(seq.tokens) for seq in ctx.seqs])
+        seconds = self._curve.seconds(rows, context, self._nodes)
+        rate = self._pace.speedup * rows / float(seconds[0])
+        costs = (seconds - seconds[0]) * (rate / rows)
+        pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
+        for _, row in pairs:
+            row.claims.clear(pays.standing(row.right))
+        step = self._step
+        step.rows, step.context, step.asked = rows, context, [0] * len(self._members)
+        step.asking = self._ask_all(pairs, rate, costs)
+        drafts = self._choose(pairs, seconds, rate)
+        step.spent = self._clock() - start
+        return drafts
+
+    def _ask_all(self, pairs: Sequence[Pair], rate: float, costs: Any) -> float:
+        """Each row asks whom it thinks is worth most, then the next, until nobody seems to pay. Returns the seconds that took, at the
+        usual pace."""
+        took = 0.0
+        tried = self._explored(pairs)
+        waiting = [pair for pair in pairs if not pair[1].rests() or pair[0].seq_id in tried]
+        while waiting:
+            chosen: dict[int, list[Pair]] = {}
+            for pair in waiting:
+                seq, row = pair
+                index = tried.pop(seq.seq_id) if seq.seq_id in tried else self._next(seq, row, rate)
+                if index >= 0:
+                    chosen.setdefault(index, []).append(pair)
+                if not row.claims.asked:
+                    row.tire(index < 0)
+            waiting = []
+            for index, asking in sorted(chosen.items()):
+                took += self._ask(self._members[index], asking, rate, costs)
+                waiting += asking
+        return took
+
+    def _next(self, seq: SeqView, row: Row, rate: float) -> int:
+        """Whom a row should ask now; -1: nobody."""
+        able = row.able if seq.room >= 1 else 0
+        return row.claims.whom(self._prices, able, row.begun, self._readers, rate)
+
+    def _explored(self, pairs: Sequence[Pair]) -> dict[int, int]:
+        """Who is asked first by whom, to see what comes of it: the one asked least recently, where time has been put by for it."""
+        self._turn += 1
+        if self._turn % RESTING or not self._members:
+            return {}
+        self._most_allowed = 2 * float(self._prices[: pays.USUAL, :, pays.MIDDLE].sum(axis=0).max())
+        seq, row = pairs[self._turn // RESTING % len(pairs)]
+        able = [member for member in self._members if row.able & member.bit and seq.room >= 1]
+        if not able:
+            return {}
+        index = min((member.index for member in able), key=self._asked_at.__getitem__)
+        seconds, following, beginning = self._prices[: pays.USUAL, index, pays.MIDDLE].tolist()
+        cost = seconds + following + (0.0 if row.begun >> index & 1 else beginning)
+        if self._turn - self._asked_at[index] < RESTING or self._allowance < cost:
+            return {}
+        self._allowance -= cost
+        return {seq.seq_id: index}
+
+    def _ask(self, member: Member, pairs: Sequence[Pair], rate: float, costs: Any) -> float:
+        """Ask one member for some rows; returns the seconds that took, at the usual pace."""
+        begun, pace = self._clock(), self._curve.pace
+        start, index, count = begun, member.index, len(pairs)
+        if any(not row.begun & member.bit for _, row in pairs):
+            self._begin(member, pairs)
+            pairs = [pair for pair in pairs if pair[1].able & member.bit]
+            start = self._clock()
+        account = self.ledger.accounts[member.name]
+        self._asked_at[index] = self._turn
+        for pair, draft in zip(pairs, self._drafts(member, pairs, rate, costs, pace), strict=False):
+            if member.lay(pair, draft, costs):
+                account.asked += 1
+                account.worth += pair[1].claims.worth
+                pays.note(self._prices[pays.USUAL, index], pair[1].claims.worth)
+        now = self._clock()
+        pays.note(self._prices[pays.ASKING, index], (now - start) / pace / count)
+        self._step.asked[index] += count
+        account.seconds += now - begun
+        return (now - begun) / pace
+
+    def _drafts(self, member: Member, pairs: Sequence[Pair], rate: float, costs: Any, pace: float) -> Sequence[Draft]:
+        if not pairs:
+            return ()
+        levels = None
+        if member.proposer.needs.levels:
+            levels = Levels(member, pairs, self._levels, self._clock, pace, rate, costs)
+        wide = min(WIDE, self._nodes)
+        ctx = ProposeContext(
+            [seq for seq, _ in pairs], rows=len(pairs), least=SLACK * float(costs[wide]) / wide, pays=levels
+        )
+        return member.drafts(pairs, ctx)
+
+    def _choose(self, pairs: Sequence[Pair], seconds: Any, rate: float) -> list[Draft]:
+        """As wide as pays for the whole batch; each row's likeliest nodes up to there, for padding costs as much."""
+        step, gained = self._step, self._gained
+        gained[:] = 0.0
+        for seq, row in pairs:
+            row.claims.gain(gained, self._nodes if seq.max_nodes is None else seq.max_nodes)
+        step.most = min(max([row.claims.size for _, row in pairs]), self._nodes)
+        step.nodes = 0
+        if step.most:
+            args = step.rows, step.asking, rate, PROSPECT, self._lesson()
+            step.nodes = int(mixing.widest(gained, seconds, *args))
+        step.expected = step.rows + float(gained[step.nodes])
+        step.seconds = float(seconds[step.nodes]) + step.asking
+        drafts = [row.claims.best(min(step.nodes, seq.max_nodes or step.nodes)) for seq, row in pairs]
+        for (_, row), draft in zip(pairs, drafts, strict=True):
+            row.fed = len(draft)
+        return drafts
+
+    def _lesson(self) -> float:
+        """What the next steps gain from a node that is fed in this one: a member that learns from what the target says after each
+        node, accepted or not, needs nodes to learn from. In tokens, of all rows; as much as such members are worth."""
+        usual = [
+            count * float(self._prices[pays.USUAL, index, pays.MIDDLE])
+            for index, count in enumerate(self._step.asked)
+            if count and self._readers >> index & 1
+        ]
+        return LESSON * sum(usual)
+
+    def observe(self, ctx: ObserveContext) -> None:
+        start = self._clock()
+        step, pace = self._step, self._curve.pace
+        pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
+        emitted, came = 0, np.zeros(MOST)
+        for (_, row), draft, verdict in zip(pairs, ctx.drafts, ctx.verdicts, strict=True):
+            emitted += len(verdict.tokens)
+            # Where some of it was not fed the rest has other numbers.
+            fed = row.fed if row.fed == len(draft) else 0
+            row.right = row.claims.learn(verdict.tokens, fed, came) if row.claims.asked else None
+            row.claims.step += 1
+        self._curve.learn(step.rows, 1 + max([len(draft) for draft in ctx.drafts]), step.context, ctx.seconds)
+        following = sum(
+            [self._follow(member, pairs, ctx, pace) for member in self._members if step.asked[member.index]]
+        )
+        whole = step.seconds + following
+        plain = float(self._curve.seconds(step.rows, step.context, self._nodes)[0])
+        self._pace.learn(emitted / max(len(ctx.seqs), 1), whole / plain if plain > 0 else 1.0)
+        self._allowance = min(self._allowance + self._explore * whole, self._most_allowed)
+        step.spent += self._clock() - start
+        self._keep_books(emitted + step.rows - len(ctx.seqs), came, ctx.seconds, plain, pace)
+
+    def _keep_books(self, emitted: int, came: Any, measured: float, plain: float, pace: float) -> None:
+        """emitted: a token for each row that nothing is drafted for among them."""
+        step, overhead = self._step, float(self._overhead[pays.MIDDLE])
+        for member in self._members:
+            self.ledger.accounts[member.name].accepted += int(came[member.index])
+        predicted = pace * (step.seconds + overhead)
+        pays.note(self._overhead, (step.spent - step.asking * pace) / pace)
+        self.ledger.note(
+            Note(
+                step.rows, step.context, step.nodes, step.most, tuple(step.asked), step.expected, emitted,
+                predicted, measured + step.spent, plain * pace,
+            )
+        )  # fmt: skip
+        if self._experts and self.ledger.held_back == OFTEN:
+            self._blame_experts()
+
+    def _blame_experts(self) -> None:
+        """Every new token of a pass may wake experts that no other one needs: a mixture's passes get longer where a dense model's do not."""
+        seconds = self._curve.seconds(self._step.rows, self._step.context, self._nodes)
+        few = min(8, self._nodes)
+        if (longer := float(seconds[few] / seconds[0])) > RISES:
+            self._experts = 0
+            LOG.info(
+                "drafts are kept short: a pass over %d tokens more takes %.1f times as long, for this model has experts, and other "
+                "tokens need other ones",
+                few,
+                longer,
+            )
+
+    def _follow(self, member: Member, pairs: Sequence[Pair], ctx: ObserveContext, pace: float) -> float:
+        """Show a member what came of it, for the rows it was asked for; returns the seconds, at the usual pace."""
+        places = [
+            place for place, (_, row) in enumerate(pairs) if row.claims.asked & member.bit and row.able & member.bit
+        ]
+        if not places:
+            return 0.0
+        start = self._clock()
+        member.observe(pairs, places, ctx)
+        took = (self._clock() - start) / pace
+        pays.note(self._prices[pays.FOLLOWING, member.index], took / len(places))
+        return took
+
+    def forget(self) -> None:
+        for records in self._records:
+            records.forget()
+        self._learnt_nothing()
+        for member in self._members:
+            member.proposer.forget()
+
+    def end(self, seq_id: int) -> None:
+        row = self._rows.pop(seq_id, None)
+        for member in self._members:
+            if row is not None and row.begun & member.bit:
+                member.end(seq_id)

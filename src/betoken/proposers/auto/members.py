@@ -1,0 +1,126 @@
+"""Drafters held at arm's length: what one raises, or returns amiss, costs it the request it was asked for, and nothing else."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from betoken.draft import Draft, trunk
+from betoken.errors import BetokenError
+from betoken.policy.claims import Claims
+from betoken.proposers.base import ObserveContext, ProposeContext, Proposer, SeqView, TopIds
+
+LOG = logging.getLogger("betoken.auto")
+# Where nobody pays nobody is thought of for 1, 3, 7 steps.
+LONGEST_REST = 7
+
+
+@dataclass(slots=True)
+class Row:
+    """What is known of one sequence. able, begun: bits, who may be asked, and who has read it; fed: nodes of its draft; right: how deep
+    the last step's tree was right, None where nobody was asked then."""
+
+    claims: Claims
+    able: int
+    begun: int = 0
+    fed: int = 0
+    right: int | None = None
+    tired: int = 0
+    rest: int = 0
+
+    def rests(self) -> bool:
+        """Whether nobody need be thought of in this step: nobody paid lately, and who is not asked does not change."""
+        self.rest -= 1
+        return self.rest >= 0
+
+    def tire(self, nobody: bool) -> None:
+        """Nobody paid, or somebody did."""
+        self.tired = min(2 * self.tired + 1, LONGEST_REST) if nobody else 0
+        self.rest = self.tired
+
+
+Pair = tuple[SeqView, Row]
+
+
+class Member:
+    """One of them. Errors that are the user's to mend (BetokenError) go through."""
+
+    def __init__(self, index: int, name: str, proposer: Proposer, *, branching: bool) -> None:
+        self.index, self.bit, self.name, self.proposer = index, 1 << index, name, proposer
+        self.remembers = getattr(proposer, "library", None) is not None
+        self.top_ids = proposer.needs.top_ids
+        self._branching = branching
+
+    def able(self, seq: SeqView) -> int:
+        """Its bit where it can be of use to a sequence."""
+        return self.bit if self.name != "reference" or seq.reference else 0
+
+    def begin(self, seq: SeqView, row: Row) -> None:
+        row.begun |= self.bit
+        try:
+            self.proposer.begin(seq)
+        except BetokenError:
+            raise
+        except Exception as failure:
+            self._drop([(seq, row)], failure)
+
+    def drafts(self, pairs: Sequence[Pair], ctx: ProposeContext) -> Sequence[Draft]:
+        """One draft a pair; none where it failed."""
+        try:
+            drafts: Any = self.proposer.propose(ctx)
+        except BetokenError:
+            raise
+        except Exception as failure:
+            self._drop(pairs, failure)
+            return ()
+        if _one_each(drafts, len(pairs)):
+            return drafts if self._branching else [trunk(draft) for draft in drafts]
+        self._drop(pairs, "it returned something else than one draft a sequence")
+        return ()
+
+    def lay(self, pair: Pair, draft: Draft, costs: Any) -> bool:
+        """Its draft over what is there; whether that worked."""
+        try:
+            pair[1].claims.add(self.index, draft, costs)
+        except Exception as failure:
+            self._drop([pair], failure)
+            return False
+        return True
+
+    def observe(self, pairs: Sequence[Pair], places: Sequence[int], ctx: ObserveContext) -> None:
+        """What came of the rows at these places."""
+        try:
+            self.proposer.observe(self._shown(places, ctx))
+        except BetokenError:
+            raise
+        except Exception as failure:
+            self._drop([pairs[place] for place in places], failure)
+
+    def _shown(self, places: Sequence[int], ctx: ObserveContext) -> ObserveContext:
+        k = self.top_ids
+        if len(places) == len(ctx.seqs) and not k:
+            return ctx
+        return replace(
+            ctx,
+            seqs=[ctx.seqs[place] for place in places],
+            drafts=[ctx.drafts[place] for place in places],
+            verdicts=[ctx.verdicts[place] for place in places],
+            top_ids=TopIds(lambda i: ctx.top_ids[places[i]][:, :k], len(places)) if k else (),
+        )
+
+    def end(self, seq_id: int) -> None:
+        try:
+            self.proposer.end(seq_id)
+        except Exception as failure:
+            LOG.warning("%s failed at the end of a request: %s", self.name, failure)
+
+    def _drop(self, pairs: Sequence[Pair], why: Exception | str) -> None:
+        why = why if isinstance(why, str) else f"{type(why).__name__}: {why}"
+        LOG.warning("%s is not asked any more for this request: %s", self.name, why)
+        for _, row in pairs:
+            row.able &= ~self.bit
+
+
+def _one_each(drafts: Any, count: int) -> bool:
+    whole = isinstance(drafts, Sequence) and len(drafts) == count
+    return whole and all(isinstance(draft, Draft) for draft in drafts)
