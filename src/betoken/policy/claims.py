@@ -10,7 +10,7 @@ import numpy as np
 
 from betoken.draft import EMPTY, Draft
 from betoken.policy import mixing, pays
-from betoken.policy.mixing import CHILD, CONSTELLATIONS, MOST, NONE, OTHERS, OWN_DEPTHS, Floats, Ints
+from betoken.policy.mixing import CONSTELLATIONS, MOST, NONE, OTHERS, OWN_DEPTHS, Floats, Ints
 
 UNKNOWN_SCORE = (math.nan,)
 
@@ -23,10 +23,11 @@ class Records:
     meant: Floats = field(default_factory=lambda: np.zeros((MOST, mixing.BINS, 4)))
     after: Floats = field(default_factory=lambda: np.zeros((mixing.BEFORE, MOST, mixing.DEPTHS, 2)))
     answers: Floats = field(default_factory=lambda: pays.no_answers(MOST))
+    sums: Floats = field(default_factory=lambda: np.zeros(2))
 
     def forget(self) -> None:
         self.mixer[:] = mixing.untaught()
-        for other in (self.meant, self.after, self.answers):
+        for other in (self.meant, self.after, self.answers, self.sums):
             other[:] = 0.0
 
 
@@ -35,39 +36,54 @@ class Claims:
 
     asked: bits, by member; turns: `[MOST, 2]` who was asked, in that order, and in which situation
     added: what the tree adds, in tokens (`mixing.worth`); worth: what the last answer was worth of it
-    step:  of the request; whoever asks counts
+    hoped: what was expected of whom `whom` named last; step: of the request; whoever asks counts
     """
 
     __slots__ = (
-        "_after", "_floats", "_ints", "_order", "_picked", "_records", "_values", "added", "answers", "asked", "own", "size", "step",
+        "_before", "_floats", "_ints", "_order", "_picked", "_records", "_values", "added", "answers", "asked", "hoped", "own", "size", "step", "sums",
         "turns", "where", "worth",
     )  # fmt: skip
 
     def __init__(self, records: Records, room: int) -> None:
         self._records = records
         self.own = np.zeros((MOST, OWN_DEPTHS + 1, 2))
-        self.answers = pays.no_answers(MOST)
+        self.answers, self.sums = pays.no_answers(MOST), np.zeros(2)
         self.turns = np.zeros((MOST, 2), np.int64)
         self._ints: Ints = np.empty((room + 1, 6), np.int64)
         self._floats: Floats = np.empty((room + 1, mixing.COLUMNS))
         self._order = np.empty(room, np.int64)
         self._picked, self._values = np.empty((2, room), np.int64), np.empty(room)
-        self.step = 0
+        self.step, self.hoped, self.worth = 0, math.nan, 0.0
         self.clear()
 
     def clear(self, before: int = pays.UNKNOWN) -> None:
         """A new step: nothing is claimed. before: what came of the last one (`pays.standing`)."""
-        self._after = self._records.after[before]
-        self.size, self.asked, self.added, self.worth, self.where = 0, 0, 0.0, 0.0, before
-        self._ints[-1, CHILD] = NONE
+        self._before = self.where = before
+        self.size = self.asked = 0
+        self.added = 0.0
 
-    def whom(self, prices: Floats, able: int, begun: int, readers: int, rate: float) -> int:
+    def whom(
+        self, prices: Floats, rated: Floats, extra: float, able: int, begun: int, readers: int, rate: float
+    ) -> int:
         """Whom to ask now, -1: nobody; see `pays.whom`. Nobody is asked twice."""
         able &= ~self.asked
         if not able:
             return -1
-        args = prices, self._records.answers, self.answers, able, begun, readers, self.where, self.step, rate
-        return int(pays.whom(*args))
+        args = (
+            prices,
+            rated,
+            extra,
+            self._records.answers,
+            self.answers,
+            able,
+            begun,
+            readers,
+            self.where,
+            self.step,
+            rate,
+        )
+        member, self.hoped = pays.whom(*args)
+        return int(member)
 
     def add(self, member: int, draft: Draft, costs: Floats) -> float:
         """Lay a member's draft over the tree; returns what the tree adds now, in tokens (see `mixing.worth`). Raises ValueError for a
@@ -77,7 +93,7 @@ class Claims:
         known = self._records
         size, added, worth = mixing.take(
             self._ints, self._floats, self.size, self.asked, member, nodes, scores,
-            known.meant, known.mixer, self._after, self.own, self._order, costs, self.added,
+            known.meant, known.mixer, known.after, self._before, self.own, self._order, costs, self.added,
             known.answers, self.answers, self.where, self.step,
         )  # fmt: skip
         if size == NONE:
@@ -92,7 +108,7 @@ class Claims:
     def gain(self, gained: Floats, most: int) -> None:
         """Add to `gained`, `[1 + N]`, how many tokens the likeliest 0, 1, ... nodes, at most `most`, are expected to bring."""
         if self.size:
-            mixing.gain(self._floats, self.size, self._order, gained, most)
+            mixing.gain(self._floats, self.size, self._order, self._records.sums, self.sums, gained, most)
 
     def best(self, nodes: int) -> Draft:
         """The likeliest nodes, likeliest first. After `add`."""
@@ -116,13 +132,22 @@ class Claims:
         if fed:
             came = np.zeros(MOST) if came is None else came
             turns = self.turns, self.asked.bit_count()
-            mixing.credit(*tree, self._order, min(fed, self.size), tokens, *turns, known.answers, self.answers, came)
-        return int(mixing.learn(*tree, self.size, self.asked, known.meant, known.mixer, self._after, self.own, tokens))
+            answers = known.answers, self.answers, known.sums, self.sums
+            mixing.credit(*tree, self._order, min(fed, self.size), tokens, *turns, *answers, came)
+        return int(
+            mixing.learn(
+                *tree, self.size, self.asked, known.meant, known.mixer, known.after, self._before, self.own, tokens
+            )
+        )
 
     def chance(self, member: int, score: float, depth: int) -> float:
         """What a member's score has meant where nobody else claimed the same."""
         constellation = self._records.mixer[2 * 3**member]
-        return float(mixing.chance(self._records.meant, constellation, self._after, self.own, member, score, depth))
+        return float(
+            mixing.chance(
+                self._records.meant, constellation, self._records.after[self._before], self.own, member, score, depth
+            )
+        )
 
     def rate(self, member: int) -> float:
         """How often a node of a member was right where its parent was."""

@@ -124,7 +124,8 @@ class Measured:
         if not 1e-9 < seconds < 1e6:  # a clock that stood still, ran backwards, or jumped
             return
         self.passes += 1
-        base = float(self._uncorrected(rows, context.bit_length(), width - 1)[-1])
+        # In steps of powers of two, so that few lines are worked out.
+        base = float(self._uncorrected(rows, context.bit_length(), 1 << max(width, 32).bit_length())[width - 1])
         kind = rows, bisect_left(CLASSES, width)
         if (off := self._off.get(kind)) is None:
             off = self._off[kind] = _Off(width)

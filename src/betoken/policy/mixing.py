@@ -47,6 +47,9 @@ AGREED = 0.5
 # How often members are right fades; so many trials of its own outweigh, in a request, those of all.
 RATE_FADE, OTHERS = 0.98, 6.0
 LARGEST = 7.0  # log-odds
+# Nodes are fed because they seem likely, and so those are that seem likelier than they are: of all tokens that were expected of nodes
+# that were fed, and of those that came, sums are kept, of all requests and of each; they fade, and so many tokens are assumed.
+SUM_FADE, OWN_SUM_FADE, SUMMED, OWN_SUMMED = 0.98, 0.9, 10.0, 10.0
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -184,9 +187,9 @@ def worth(ints, floats, size, asked, mixer, after, own, order, costs):
 
 
 @compiled
-def learn(ints, floats, size, asked, meant, mixer, after, own, emitted):
+def learn(ints, floats, size, asked, meant, mixer, after, before, own, emitted):
     """The target has said which nodes were right: those whose parent it emitted, fed or not. Returns how deep the tree was right."""
-    parent, right = len(ints) - 1, 0
+    parent, right, after = len(ints) - 1, 0, after[before]
     for token in emitted:
         node, following = ints[parent, CHILD], NONE
         while node != NONE:
@@ -249,13 +252,15 @@ def chance(meant, mixer, after, own, member, score, depth):
 
 
 @compiled
-def gain(floats, size, order, gained, most):
+def gain(floats, size, order, shared_sums, own_sums, gained, most):
     """Add to `gained`, `[1 + N]`, how many tokens the likeliest k nodes are expected to bring; more than `most`, or than there are,
     bring no more."""
     total = 0.0
+    kept = (shared_sums[1] + SUMMED) / (shared_sums[0] + SUMMED)
+    kept = (own_sums[1] + OWN_SUMMED * kept) / (own_sums[0] + OWN_SUMMED)
     for k in range(1, len(gained)):
         if k <= min(size, most):
-            total += floats[order[k - 1], REACH]
+            total += floats[order[k - 1], REACH] * kept
         gained[k] += total
 
 
@@ -280,11 +285,12 @@ def widest(gained, seconds, rows, asking, usual, prospect, lesson):
 
 
 @compiled
-def credit(ints, floats, order, fed, emitted, turns, count, shared, own, came):
+def credit(ints, floats, order, fed, emitted, turns, count, shared, own, shared_sums, own_sums, came):
     """Whose the nodes that were fed are, the member's that was asked first of those who claim them: how many of each member's were
     expected on the accepted path, and how many were, which is added to `came`.
 
-    turns: `[MOST, 2]` who was asked, in that order, and in which situation; shared, own: what is known of answers (`pays`)
+    turns: `[MOST, 2]` who was asked, in that order, and in which situation; shared, own: what is known of answers (`pays`); their
+    sums: `[2]` of all that was expected and all that came
     """
     hoped, hits = np.zeros(MOST), np.zeros(MOST)
     depth, above = 0, NONE
@@ -303,6 +309,8 @@ def credit(ints, floats, order, fed, emitted, turns, count, shared, own, came):
         pays.delivered(shared[member, where], hoped[place], hits[place])
         pays.delivered(own[member, where], hoped[place], hits[place])
         came[member] += hits[place]
+    for sums, fade in ((shared_sums, SUM_FADE), (own_sums, OWN_SUM_FADE)):
+        sums[0], sums[1] = sums[0] * fade + hoped.sum(), sums[1] * fade + hits.sum()
 
 
 @compiled
@@ -317,6 +325,7 @@ def take(
     meant,
     mixer,
     after,
+    before,
     own,
     order,
     costs,
@@ -329,10 +338,13 @@ def take(
     """A member's answer: lay it over the tree, and learn what it was worth. Returns the tree's new size, NONE where it is no tree; what
     it adds now, `added` before; and what the answer was worth."""
     known = size
+    if size == 0:
+        ints[-1, CHILD] = NONE
     size = lay(ints, floats, size, member, nodes, scores, meant)
     if size == NONE:
         return NONE, added, 0.0
-    adds = worth(ints, floats, size, asked | 1 << member, mixer, after, own, order, costs) if size > 0 else 0.0
+    asked, after = asked | 1 << member, after[before]
+    adds = worth(ints, floats, size, asked, mixer, after, own, order, costs) if size > 0 else 0.0
     # Who only says what others said makes it look likelier, and no other token will come of it.
     gained = (adds - added) * pays.trust(shared[member, where], mine[member, where]) if size > known else 0.0
     pays.answered(shared[member, where], mine[member, where], gained, step)

@@ -36,6 +36,9 @@ FEWEST = 3  # answers before a price is believed: the first one may have had to 
 # Prices of each member, lately: seconds of asking a row, of observing what came of it, of reading a sequence before the first draft;
 # then what its answers were worth, in tokens.
 ASKING, FOLLOWING, BEGINNING, USUAL = range(4)
+# Who is chosen because much is expected is the one that is overrated most (the winner's curse). So two sums are kept of each member, of
+# what was expected of answers it was chosen for and of what those were worth; they fade, and so many tokens of each are assumed.
+DOUBT, DOUBT_FADE, LEAST_DOUBTED = 3.0, 0.99, 0.4
 # What beginning a sequence costs is spread over so many steps.
 SPREAD = 24
 # How much of what a member is worth it counts for that it learns from the pass: whoever reads what the target holds likely does.
@@ -134,23 +137,27 @@ def delivered(record, hoped, came):
 
 
 @compiled
-def whom(prices, shared, own, able, begun, readers, where, step, rate):
-    """Whom a row should ask now: the one whose answer is worth most beyond its price; -1 where nobody's is.
+def whom(prices, rated, extra, shared, own, able, begun, readers, where, step, rate):
+    """Whom a row should ask now: the one whose answer is worth most beyond its price, and what is expected of it; -1 where nobody's is.
+    Of one whose price is not known yet nothing is expected: no number.
 
     able, begun, readers: bits: who may be asked, who has read the sequence, who reads what the target holds likely
-    rate: tokens a second
+    rate: tokens a second; extra: seconds that each answer takes besides its price
     """
-    best, most = -1, 0.0
+    best, most, hoped = -1, 0.0, np.nan
     for member in range(prices.shape[1]):
         if not able >> member & 1:
             continue
         if not known(prices, member):
-            return member
+            return member, np.nan
         usual = prices[USUAL, member, MEAN] if prices[USUAL, member, NUMBER] > 0 else HOPE
-        worth = expected(shared[member, where], own[member, where], step, usual)
-        worth -= rate * price(prices, member, begun >> member & 1)
+        hopes = expected(shared[member, where], own[member, where], step, usual)
+        doubt = (rated[1, member] + DOUBT) / (rated[0, member] + DOUBT)
+        worth = hopes * min(max(doubt, LEAST_DOUBTED), 1.0) - rate * (
+            price(prices, member, begun >> member & 1) + extra
+        )
         if readers >> member & 1:
             worth += LESSONS * prices[USUAL, member, MIDDLE]
         if worth > most:
-            best, most = member, worth
-    return best
+            best, most, hoped = member, worth, hopes
+    return best, hoped

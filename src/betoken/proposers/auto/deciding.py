@@ -8,6 +8,7 @@ the tokens per second that are being made. A batch has one budget, for it is as 
 Decisions follow the clock; the text cannot, since the walk keeps only what the target says itself.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from betoken.policy import mixing, pays
 from betoken.policy.claims import Claims, Records
 from betoken.policy.clock import Pace, Steady
 from betoken.policy.cost import Curve, Measured
-from betoken.policy.ledger import Ledger, Note
+from betoken.policy.ledger import Account, Ledger, Note
 from betoken.policy.mixing import MOST
 from betoken.proposers.auto import NAME, NODES
 from betoken.proposers.auto.levels import Levels
@@ -32,11 +33,16 @@ MOST_NODES = 512
 # Of the time that passes, this share may go to asking drafters that do not seem to pay.
 EXPLORE = 0.005
 # What time is worth: by the rate of tokens lately, and by what this step could bring; the latter's share.
-PROSPECT = 0.6
+PROSPECT = 0.9
 # What feeding a node teaches, as a share of what those who learn from it are worth.
 LESSON = 0.012
+# Deciding and observing take longer the more members were asked: what each is charged of what they take a step, and of a plain pass at
+# most, for clocks go wrong.
+TAX, MOST_TAX = 0.4, 0.05
 # Every so many steps it is asked whether somebody should be asked for the sake of it.
 RESTING = 4
+# After so many steps the curve is known well enough to be corrected by every third pass: that takes time, too.
+NEW, SELDOM = 100, 3
 # What a node costs is taken from how much longer passes get up to so many nodes.
 WIDE = 32
 # Nodes less likely than this share of what a node must be worth need not be drafted: calibration may still raise them.
@@ -98,6 +104,8 @@ class Auto(BaseProposer):
         self._experts = experts
         self._nodes, self._explore, self._clock = nodes, float(explore), Steady(clock)
         self.needs = Needs(max((member.top_ids for member in self._members), default=0))
+        for member in self._members:
+            member.shown_top_ids = self.needs.top_ids
         self._readers = sum(member.bit for member in self._members if member.top_ids)
         self._records = [Records() for _ in range(len(HEATS) + 1)]
         self._rows: dict[int, Row] = {}
@@ -106,8 +114,8 @@ class Auto(BaseProposer):
 
     def _learnt_nothing(self) -> None:
         count = len(self._members)
-        self._prices = pays.no_prices(count)
-        self._levels, self._overhead = pays.lately(), pays.lately()
+        self._prices, self._rated = pays.no_prices(count), np.zeros((2, count))
+        self._levels, self._overhead, self._extra = pays.lately(), pays.lately(), 0.0
         self._pace = Pace()
         self._allowance, self._most_allowed = 0.0, 1.0
         self._asked_at, self._turn = [0] * count, 0
@@ -148,6 +156,7 @@ class Auto(BaseProposer):
         seconds = self._curve.seconds(rows, context, self._nodes)
         rate = self._pace.speedup * rows / float(seconds[0])
         costs = (seconds - seconds[0]) * (rate / rows)
+        self._extra = min(TAX * float(self._overhead[pays.MIDDLE]), MOST_TAX * float(seconds[0]))
         pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
         for _, row in pairs:
             row.claims.clear(pays.standing(row.right))
@@ -168,7 +177,7 @@ class Auto(BaseProposer):
             chosen: dict[int, list[Pair]] = {}
             for pair in waiting:
                 seq, row = pair
-                index = tried.pop(seq.seq_id) if seq.seq_id in tried else self._next(seq, row, rate)
+                index = self._tried(tried, seq, row) if seq.seq_id in tried else self._next(seq, row, rate)
                 if index >= 0:
                     chosen.setdefault(index, []).append(pair)
                 if not row.claims.asked:
@@ -182,13 +191,21 @@ class Auto(BaseProposer):
     def _next(self, seq: SeqView, row: Row, rate: float) -> int:
         """Whom a row should ask now; -1: nobody."""
         able = row.able if seq.room >= 1 else 0
-        return row.claims.whom(self._prices, able, row.begun, self._readers, rate)
+        return row.claims.whom(
+            self._prices, self._rated, self._extra, able, row.begun, self._readers, rate
+        )
+
+    @staticmethod
+    def _tried(tried: dict[int, int], seq: SeqView, row: Row) -> int:
+        row.claims.hoped = math.nan  # it was not chosen for its worth
+        return tried.pop(seq.seq_id)
 
     def _explored(self, pairs: Sequence[Pair]) -> dict[int, int]:
         """Who is asked first by whom, to see what comes of it: the one asked least recently, where time has been put by for it."""
         self._turn += 1
         if self._turn % RESTING or not self._members:
             return {}
+        self._rated *= pays.DOUBT_FADE**RESTING
         self._most_allowed = 2 * float(self._prices[: pays.USUAL, :, pays.MIDDLE].sum(axis=0).max())
         seq, row = pairs[self._turn // RESTING % len(pairs)]
         able = [member for member in self._members if row.able & member.bit and seq.room >= 1]
@@ -206,7 +223,7 @@ class Auto(BaseProposer):
         """Ask one member for some rows; returns the seconds that took, at the usual pace."""
         begun, pace = self._clock(), self._curve.pace
         start, index, count = begun, member.index, len(pairs)
-        if any(not row.begun & member.bit for _, row in pairs):
+        if not member.began(pairs):
             self._begin(member, pairs)
             pairs = [pair for pair in pairs if pair[1].able & member.bit]
             start = self._clock()
@@ -214,14 +231,19 @@ class Auto(BaseProposer):
         self._asked_at[index] = self._turn
         for pair, draft in zip(pairs, self._drafts(member, pairs, rate, costs, pace), strict=False):
             if member.lay(pair, draft, costs):
-                account.asked += 1
-                account.worth += pair[1].claims.worth
-                pays.note(self._prices[pays.USUAL, index], pair[1].claims.worth)
+                self._account(index, account, pair[1].claims)
         now = self._clock()
         pays.note(self._prices[pays.ASKING, index], (now - start) / pace / count)
         self._step.asked[index] += count
         account.seconds += now - begun
         return (now - begun) / pace
+
+    def _account(self, index: int, account: Account, claims: Claims) -> None:
+        account.asked += 1
+        account.worth += claims.worth
+        pays.note(self._prices[pays.USUAL, index], claims.worth)
+        if claims.hoped == claims.hoped:
+            self._rated[:, index] += claims.hoped, claims.worth
 
     def _drafts(self, member: Member, pairs: Sequence[Pair], rate: float, costs: Any, pace: float) -> Sequence[Draft]:
         if not pairs:
@@ -274,7 +296,8 @@ class Auto(BaseProposer):
             fed = row.fed if row.fed == len(draft) else 0
             row.right = row.claims.learn(verdict.tokens, fed, came) if row.claims.asked else None
             row.claims.step += 1
-        self._curve.learn(step.rows, 1 + max([len(draft) for draft in ctx.drafts]), step.context, ctx.seconds)
+        if self.ledger.steps < NEW or self._turn % SELDOM == 0:
+            self._curve.learn(step.rows, 1 + max([len(draft) for draft in ctx.drafts]), step.context, ctx.seconds)
         following = sum(
             [self._follow(member, pairs, ctx, pace) for member in self._members if step.asked[member.index]]
         )

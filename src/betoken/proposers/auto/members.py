@@ -48,12 +48,19 @@ class Member:
     def __init__(self, index: int, name: str, proposer: Proposer, *, branching: bool) -> None:
         self.index, self.bit, self.name, self.proposer = index, 1 << index, name, proposer
         self.remembers = getattr(proposer, "library", None) is not None
-        self.top_ids = proposer.needs.top_ids
+        self.top_ids = self.shown_top_ids = proposer.needs.top_ids
         self._branching = branching
 
     def able(self, seq: SeqView) -> int:
         """Its bit where it can be of use to a sequence."""
         return self.bit if self.name != "reference" or seq.reference else 0
+
+    def began(self, pairs: Sequence[Pair]) -> bool:
+        """Whether it has read them all."""
+        for _, row in pairs:  # noqa: SIM110 - at every step, and a generator takes ten times as long
+            if not row.begun & self.bit:
+                return False
+        return True
 
     def begin(self, seq: SeqView, row: Row) -> None:
         row.begun |= self.bit
@@ -98,7 +105,7 @@ class Member:
 
     def _shown(self, places: Sequence[int], ctx: ObserveContext) -> ObserveContext:
         k = self.top_ids
-        if len(places) == len(ctx.seqs) and not k:
+        if len(places) == len(ctx.seqs) and k in (0, self.shown_top_ids):
             return ctx
         return replace(
             ctx,
