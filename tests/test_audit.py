@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from tiny_models import save_pair
 
-from betoken import engine, verify
+from betoken import engine, judging, verify
 from betoken.bench.audit import Audit
 from betoken.bench.audit_cases import TREE, Setup, chosen
 from betoken.bench.audit_found import Report
@@ -118,7 +118,7 @@ def stale_penalty(patch: pytest.MonkeyPatch) -> None:
 
         return verify.walk(draft, emit)
 
-    patch.setattr(engine, "_exact", exact)
+    patch.setattr(engine, "exactly", exact)
 
 
 def never_verified(patch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def never_verified(patch: pytest.MonkeyPatch) -> None:
 
         return verify.walk(draft, trusting)
 
-    patch.setattr(engine, "walk", walk)
+    patch.setattr(judging, "walk", walk)
 
 
 def rejected_kv_kept(patch: pytest.MonkeyPatch) -> None:

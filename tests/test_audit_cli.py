@@ -8,7 +8,7 @@ import pytest
 from tiny_models import save_pair
 from typer.testing import CliRunner
 
-from betoken import cli, engine, verify
+from betoken import cli, verify
 from betoken.bench.audit import Audit
 from betoken.cli import app
 from betoken.draft import Draft
@@ -67,7 +67,7 @@ def test_a_bug_ends_with_1_and_is_named(given: list[str], monkeypatch: pytest.Mo
 
         return verify.walk(draft, trusting)
 
-    monkeypatch.setattr(engine, "walk", walk)
+    monkeypatch.setattr(judging, "walk", walk)
     code, out, _ = audit(*given, "--temperature", "0")
     assert code == 1
     assert "BUG       line-" in out and "was expected, margin" in out and "please report this" in out

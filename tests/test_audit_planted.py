@@ -54,7 +54,7 @@ def loosened(name: str, value: Any) -> Any:
 
             return walk(draft, emit)
 
-        patch.setattr(engine, "_exact", exact)
+        patch.setattr(engine, "exactly", exact)
 
     return plant
 
@@ -86,8 +86,8 @@ def test_a_stale_penalty_in_residual_mode_is_found(setup: Setup) -> None:
                 inner.setattr(Sampler, "probabilities", lambda self, logits, ahead=(): real(logits))
                 return honest(sampler, scores, index, draft)
 
-        honest = engine._residual
-        patch.setattr(engine, "_residual", stale)
+        honest = engine.residually
+        patch.setattr(engine, "residually", stale)
 
     changed = with_(setup, methods=("mix", "reference"), temperatures=(1.0,), samples=200, max_tokens=2)
     laws = audit(changed, plant).laws

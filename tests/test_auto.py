@@ -44,6 +44,7 @@ from betoken.params import SamplingParams
 from betoken.policy.cost import Measured, Table
 from betoken.proposers.auto.deciding import Auto
 from betoken.proposers.base import BaseProposer, ObserveContext, ProposeContext, SeqView, Workshop, build
+from betoken.stats import total
 from betoken.targets.hf import HFTarget
 from betoken.targets.toy import ToyTarget, markov
 
@@ -723,3 +724,48 @@ def test_the_log_says_when_experts_are_why(experts: int, caplog: pytest.LogCaptu
     with caplog.at_level("INFO", logger="betoken.auto"):
         decode([request((0, 1), max_tokens=200, ignore_eos=True)], auto)
     assert sum("experts" in record.message for record in caplog.records) == (experts > 0)
+
+
+@pytest.mark.parametrize("experts", [0, 8])
+def test_stats_say_when_experts_are_why(experts: int) -> None:
+    """And a whole batch's do, merged."""
+    curve = Table({1: 1.0, 9: 3.0})
+    member = Scripted(lambda seq: chain([1, 2, 3, 1, 2, 3, 1, 2], [0.9] * 8))
+    auto = Auto({"scripted": member}, curve=curve, experts=experts, clock=lambda: 0.0)
+    asked = [request((0, 1), max_tokens=50, ignore_eos=True) for _ in range(2)]
+    results = [result.running.stats for result in decode(asked, auto)]
+    held = [stats.held_back_by_experts for stats in results]
+    assert (
+        held == [0, 0] if not experts else all(0 < one <= stats.steps for one, stats in zip(held, results, strict=True))
+    )
+    assert total(results).held_back_by_experts == sum(held)
+
+
+@settings(max_examples=15)
+@given(batch=BATCHES, table=st.integers(0, 9))
+def test_every_token_is_ascribed_to_whoever_drafted_it(batch: list[Request], table: int) -> None:
+    """To the member that was asked first of those who claim it; what nobody foresaw is the target's."""
+    auto = make_auto("mix+ngram+naive", curve=Table({1: 1.0, 64: 1.01}), clock=lambda: 0.0)
+    drafts: dict[int, Draft] = {}
+
+    class Told(Watched):
+        def propose(self, ctx: ProposeContext) -> list[Draft]:
+            found = super().propose(ctx)
+            drafts.update({seq.seq_id: draft for seq, draft in zip(ctx.seqs, found, strict=True)})
+            return found
+
+    engine = Engine(ToyTarget(markov(VOCAB, seed=table), VOCAB), Told(auto, 7))
+    for one in batch:
+        engine.add(replace(one, text=Letters()))
+    while engine.unfinished:
+        drafts.clear()
+        for event in engine.step():
+            assert len(event.sources) == len(event.tokens)
+            draft = drafts.get(event.seq_id)
+            assert {*event.sources} <= {"mix", "ngram", "naive", "target"}
+            if draft is not None and draft.sources is not None:
+                assert len(draft.sources) == len(draft.tokens)
+                named = {(token, source) for token, source in zip(draft.tokens, draft.sources, strict=True)}
+                assert all(
+                    pair in named or pair[1] == "target" for pair in zip(event.tokens, event.sources, strict=True)
+                )

@@ -25,7 +25,7 @@ from strategies import (
     toy,
 )
 
-from betoken import engine as engine_module
+from betoken import judging
 from betoken.draft import Draft, chain
 from betoken.engine import Engine, Request
 from betoken.errors import ParameterError, PromptError
@@ -350,7 +350,7 @@ def test_residual_at_temperature_0_is_greedy(way: str, one: Request) -> None:
 def test_no_chance_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keyed by the position of a node, a chance came back when the position was drafted again after a rejection."""
     asked: list[tuple[int, ...]] = []
-    monkeypatch.setattr(engine_module, "key", lambda *words: asked.append(words) or noise_key(*words))
+    monkeypatch.setattr(judging, "key", lambda *words: asked.append(words) or noise_key(*words))
     decode([request(temperature=1.0, seed=n) for n in range(3)], drawer(3), acceptance="residual")
     assert len(asked) == len(set(asked)) > 3
     assert {stream for *_, stream in asked} == {ACCEPT}

@@ -109,7 +109,7 @@ def test_stream_is_the_text_in_whole_characters(llm: LLM) -> None:
     steps = list(llm.steps(PROMPT, SHORT))
     assert tuple(token for step in steps for token in step.token_ids) == whole.token_ids
     assert all(len(step.token_ids) == len(step.sources) for step in steps)
-    assert {source for step in steps for source in step.sources} <= {"auto", "target"}
+    assert {source for step in steps for source in step.sources} <= {"reference", "mix", "recycling", "draft", "target"}
     assert [step.finish_reason for step in steps] == [None] * (len(steps) - 1) + ["length"]
 
 

@@ -34,6 +34,8 @@ class Draft:
              not survive. None: point masses
     pinned:  nodes that are there to be read by the proposer (lookahead's window); they are no draft tokens and are
              never pruned
+    sources: who drafted each node, of a method that asks several; None: the method itself
+    held_back: what kept further nodes out that might have been right: "experts", or nothing
 
     Raises ValueError where the tree is malformed.
     """
@@ -43,6 +45,8 @@ class Draft:
     scores: tuple[float, ...] | None = None
     probs: Any = None
     pinned: frozenset[int] = frozenset()
+    sources: tuple[str, ...] | None = None
+    held_back: str = ""
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.parents):
@@ -71,10 +75,20 @@ class Draft:
         scores: tuple[float, ...] | None = None,
         probs: Any = None,
         pinned: frozenset[int] = frozenset(),
+        sources: tuple[str, ...] | None = None,
+        held_back: str = "",
     ) -> "Draft":
         """The same without the checks, in a tenth of the time: for code that cannot make a malformed tree."""
         draft = cls.__new__(cls)
-        draft.__dict__.update(tokens=tokens, parents=parents, scores=scores, probs=probs, pinned=pinned)
+        draft.__dict__.update(
+            tokens=tokens,
+            parents=parents,
+            scores=scores,
+            probs=probs,
+            pinned=pinned,
+            sources=sources,
+            held_back=held_back,
+        )
         return draft
 
     def __len__(self) -> int:
@@ -151,6 +165,8 @@ def select(draft: Draft, keep: Iterable[int]) -> Draft:
         None if draft.scores is None else tuple([draft.scores[node] for node in kept]),
         None if draft.probs is None else draft.probs[kept],
         frozenset(place[node] for node in draft.pinned if node in place),
+        None if draft.sources is None else tuple([draft.sources[node] for node in kept]),
+        draft.held_back,
     )
 
 

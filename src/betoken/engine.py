@@ -9,17 +9,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from betoken.draft import EMPTY, ROOT, Draft, clip, trunk
+from betoken.draft import EMPTY, Draft, clip, trunk
 from betoken.errors import ParameterError, PromptError
-from betoken.noise import ACCEPT, key, uniforms
+from betoken.judging import check_drawn, exactly, residually
 from betoken.params import SEED_LIMIT, SamplingParams
 from betoken.proposers.base import ObserveContext, ProposeContext, Proposer, SeqView, TopIds
-from betoken.sampling import Law, Sampler
+from betoken.sampling import Sampler
 from betoken.speculation import USUAL, Speculation
 from betoken.stats import Stats
 from betoken.stops import FinishReason, Stops, TextStream
 from betoken.targets.base import Feed, Scores, Target
-from betoken.verify import Verdict, residual, walk
+from betoken.verify import Verdict
 
 TARGET = "target"
 
@@ -274,7 +274,7 @@ class Engine:
         for begin in range(self.target.length(row), len(prompt), self._chunk):
             scores = self.target.score([Feed(row, prompt[begin : begin + self._chunk])])
             self.target.commit(row, ())
-        verdict = self._keep(seq, _exact(seq.sampler, scores, 0, EMPTY))
+        verdict = self._keep(seq, exactly(seq.sampler, scores, 0, EMPTY))
         seq.stats.prefill_s += self._clock() - start
         return self._event(seq, EMPTY, verdict)
 
@@ -286,7 +286,7 @@ class Engine:
         if not self.target.info.can_branch:
             drafts = [trunk(draft) for draft in drafts]
         if self._residual:
-            drafts = [_check_drawn(draft, self.target.info.vocab_size) for draft in drafts]
+            drafts = [check_drawn(draft, self.target.info.vocab_size) for draft in drafts]
         fed = {seq.seq_id: self._clipped(seq, draft) for seq, draft in zip(shown, drafts, strict=True)}
         return [fed.get(seq.seq_id, EMPTY) for seq in self._live]
 
@@ -304,13 +304,14 @@ class Engine:
 
     def _verify(self, seq: Running, scores: Scores, index: int, draft: Draft) -> Verdict:
         """The verdict, cut where the output ends, committed and counted."""
-        judge = _residual if self._residual else _exact
+        judge = residually if self._residual else exactly
         verdict = self._keep(seq, judge(seq.sampler, scores, index, draft))
         accepted = verdict.path
         # The root invariant: the cache holds every committed token but the last, be that an accepted node.
         self.target.commit(seq.seq_id, accepted[: max(len(verdict.tokens) - 1, 0)])
         hidden = len(draft.pinned.difference(accepted)) if draft.pinned else 0
         seq.stats.observe(emitted=len(verdict.tokens), drafted=len(draft) - hidden, accepted=len(accepted))
+        seq.stats.held_back_by_experts += draft.held_back == "experts"
         return verdict
 
     def _keep(self, seq: Running, verdict: Verdict) -> Verdict:
@@ -340,7 +341,8 @@ class Engine:
     def _event(self, seq: Running, draft: Draft, verdict: Verdict) -> Event:
         name = self.proposer.name if self.proposer is not None else TARGET
         accepted = len(verdict.path)
-        sources = (name,) * accepted + (TARGET,) * (len(verdict.tokens) - accepted)
+        drafters = draft.sources or (name,) * len(draft)
+        sources = (*(drafters[node] for node in verdict.path), *(TARGET,) * (len(verdict.tokens) - accepted))
         return Event(seq.seq_id, verdict.tokens, sources, seq.stops.take_text(), seq.stops.reason, seq.stats)
 
     def _time(self, draft_s: float, verify_s: float, host_s: float) -> None:
@@ -361,45 +363,3 @@ class Engine:
         self.target.release(seq.seq_id)
         if self.proposer is not None and seq.begun:
             self.proposer.end(seq.seq_id)
-
-
-def _exact(sampler: Sampler, scores: Scores, index: int, draft: Draft) -> Verdict:
-    """The walk; every visited node moves the sampler on by one token."""
-
-    def emit(node: int) -> int | None:
-        token = scores.emit(index, node, sampler)
-        if token is not None:
-            sampler.push(token)
-        return token
-
-    return walk(draft, emit)
-
-
-def _residual(sampler: Sampler, scores: Scores, index: int, draft: Draft) -> Verdict:
-    """The classical rule. A node's chance is keyed by the step's first position and the node: no step has another's,
-    though positions are drafted again after a rejection."""
-    chances = uniforms(key(sampler.noise.seed, sampler.noise.sample, sampler.position, ACCEPT), len(draft))
-
-    def law_at(node: int) -> Law:
-        ahead = [draft.tokens[step] for step in draft.path_to(node)]
-        return sampler.probabilities(scores.logits(index, node), ahead)
-
-    verdict = residual(draft, law_at, lambda node: float(chances[node]), sampler.replace)
-    for node, token in zip((ROOT, *verdict.path), verdict.tokens, strict=True):
-        sampler.note(scores.logits(index, node), token)
-        sampler.push(token)
-    return verdict
-
-
-def _check_drawn(draft: Draft, vocab_size: int) -> Draft:
-    """Refuse a drawn draft with tokens that `clip` would drop for their value."""
-    if draft.probs is None:
-        return draft
-    if draft.probs.shape != (len(draft), vocab_size):
-        raise ParameterError(
-            "probs", draft.probs.shape, f"shape {(len(draft), vocab_size)}: one law over the target's vocabulary a node"
-        )
-    for token in draft.tokens:
-        if not 0 <= token < vocab_size:
-            raise ParameterError("draft token", token, f"a token id from 0 to {vocab_size - 1} where drafts are drawn")
-    return draft

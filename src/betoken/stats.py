@@ -17,6 +17,8 @@ class Stats:
     draft_tokens:    their nodes; a pinned node counts only where it was accepted
     accepted_tokens: nodes on accepted paths
     accepted_per_position: `[i]` how many drafts had their (i+1)-th token of the path accepted
+    held_back_by_experts: steps whose draft was cut short because of the target's experts: other tokens wake other ones, and the pass
+                     would have taken too long
     draft_s, verify_s, host_s: seconds in the proposer, in the target's forward, and in everything else; a batch's time
                      is shared equally by its rows
     prefill_s:       seconds in the prompt's forward passes
@@ -29,6 +31,7 @@ class Stats:
     draft_tokens: int = 0
     accepted_tokens: int = 0
     accepted_per_position: list[int] = field(default_factory=list)
+    held_back_by_experts: int = 0
     draft_s: float = 0.0
     verify_s: float = 0.0
     host_s: float = 0.0

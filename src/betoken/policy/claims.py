@@ -3,6 +3,7 @@ whom to ask next (`pays`).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +53,7 @@ class Claims:
         self._ints: Ints = np.empty((room + 1, 6), np.int64)
         self._floats: Floats = np.empty((room + 1, mixing.COLUMNS))
         self._order = np.empty(room, np.int64)
-        self._picked, self._values = np.empty((2, room), np.int64), np.empty(room)
+        self._picked, self._values = np.empty((3, room), np.int64), np.empty(room)
         self.step, self.hoped, self.worth = 0, math.nan, 0.0
         self.clear()
 
@@ -110,14 +111,16 @@ class Claims:
         if self.size:
             mixing.gain(self._floats, self.size, self._order, self._records.sums, self.sums, gained, most)
 
-    def best(self, nodes: int) -> Draft:
-        """The likeliest nodes, likeliest first. After `add`."""
+    def best(self, nodes: int, names: Sequence[str] | None = None, held_back: str = "") -> Draft:
+        """The likeliest nodes, likeliest first, each by the name of whoever was asked first of those who claim it. After `add`."""
         nodes = min(nodes, self.size)
         if not nodes:
-            return EMPTY
-        mixing.pick(self._ints, self._floats, self._order, nodes, self._picked, self._values)
-        tokens, parents = self._picked[:, :nodes].tolist()
-        return Draft.trusted(tuple(tokens), tuple(parents), tuple(self._values[:nodes].tolist()))
+            return EMPTY if not held_back else Draft.trusted((), (), held_back=held_back)
+        mixing.pick(self._ints, self._floats, self._order, nodes, self.turns, self._picked, self._values)
+        tokens, parents, members = self._picked[:, :nodes].tolist()
+        values = tuple(self._values[:nodes].tolist())
+        sources = None if names is None else tuple([names[member] for member in members])
+        return Draft.trusted(tuple(tokens), tuple(parents), values, sources=sources, held_back=held_back)
 
     def learn(self, emitted: Any, fed: int = 0, came: Floats | None = None) -> int:
         """What the target said; returns how deep the tree was right.

@@ -352,15 +352,19 @@ def take(
 
 
 @compiled
-def pick(ints, floats, order, nodes, picked, values):
-    """Write out the first nodes of the order, as a draft. picked: `[2, N]` tokens and parents."""
+def pick(ints, floats, order, nodes, turns, picked, values):
+    """Write out the first nodes of the order, as a draft. picked: `[3, N]` tokens, parents, and whose each is: the member's that was
+    asked first of those who claim it."""
     place = np.empty(len(ints), np.int64)
     for i in range(nodes):
-        node = order[i]
+        node, turn = order[i], 0
         place[node] = i
         parent = ints[node, PARENT]
         picked[0, i], values[i] = ints[node, TOKEN], floats[node, VALUE]
         picked[1, i] = NONE if parent == NONE else place[parent]
+        while not ints[node, CLAIMED] >> turns[turn, 0] & 1:
+            turn += 1
+        picked[2, i] = turns[turn, 0]
 
 
 def untaught() -> Floats:

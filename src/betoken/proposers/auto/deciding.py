@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from betoken.draft import Draft
+from betoken.draft import EMPTY, Draft
 from betoken.errors import ParameterError
 from betoken.policy import mixing, pays
 from betoken.policy.claims import Claims, Records
@@ -48,8 +48,8 @@ WIDE = 32
 # Nodes less likely than this share of what a node must be worth need not be drafted: calibration may still raise them.
 SLACK = 0.3
 HEATS = (0.0, 0.6)
-# Experts are to blame where drafts were cut so often and a pass over eight nodes more takes so many times as long.
-OFTEN, RISES = 64, 1.4
+# Experts are to blame where drafts were cut so often and a pass over so many nodes more takes so many times as long.
+OFTEN, FEW, RISES = 64, 8, 1.4
 
 
 @dataclass(slots=True)
@@ -61,6 +61,7 @@ class Step:
     nodes: int = 0
     most: int = 0  # nodes there were, of the row that had most
     expected: float = 0.0
+    plain: float = 0.0  # a pass without drafts, predicted, at the usual pace
     asking: float = 0.0  # measured, at the usual pace
     seconds: float = 0.0  # predicted, at the usual pace: the pass, and asking
     spent: float = 0.0  # measured: asking and deciding
@@ -74,7 +75,7 @@ class Auto(BaseProposer):
     nodes:   of a draft, at most
     explore: the share of time that asking drafters which do not seem to pay may take
     branching: whether the target takes trees; if not, of each draft its first chain
-    experts: how many the target's mixture has; the log then says, once, when they are why drafts are short
+    experts: how many the target's mixture has; then the log says, once, and every draft, when they are why it is short
     Raises ParameterError.
     """
 
@@ -101,7 +102,8 @@ class Auto(BaseProposer):
             Member(index, name, member, branching=branching) for index, (name, member) in enumerate(members.items())
         ]
         self._curve: Curve = Measured() if curve is None else curve
-        self._experts = experts
+        self._experts, self._blamed = experts, False
+        self._names = [*members]
         self._nodes, self._explore, self._clock = nodes, float(explore), Steady(clock)
         self.needs = Needs(max((member.top_ids for member in self._members), default=0))
         for member in self._members:
@@ -109,7 +111,7 @@ class Auto(BaseProposer):
         self._readers = sum(member.bit for member in self._members if member.top_ids)
         self._records = [Records() for _ in range(len(HEATS) + 1)]
         self._rows: dict[int, Row] = {}
-        self._gained = np.zeros(nodes + 1)
+        self._gained, self._came = np.zeros(nodes + 1), np.zeros(MOST)
         self._learnt_nothing()
 
     def _learnt_nothing(self) -> None:
@@ -154,25 +156,38 @@ class Auto(BaseProposer):
         start = self._clock()
         rows, context = max(ctx.rows, len(ctx.seqs)), max([len(seq.tokens) for seq in ctx.seqs])
         seconds = self._curve.seconds(rows, context, self._nodes)
-        rate = self._pace.speedup * rows / float(seconds[0])
-        costs = (seconds - seconds[0]) * (rate / rows)
-        self._extra = min(TAX * float(self._overhead[pays.MIDDLE]), MOST_TAX * float(seconds[0]))
+        step, plain = self._step, float(seconds[0])
+        step.rows, step.context, step.plain, step.asked = rows, context, plain, [0] * len(self._members)
         pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
+        tried = self._explored(pairs)
+        awake = [pair for pair in pairs if not pair[1].rests() or pair[0].seq_id in tried]
+        if not awake:
+            return self._nobody(pairs, start)
+        rate = self._pace.speedup * rows / plain
+        costs = (seconds - seconds[0]) * (rate / rows)
+        self._extra = min(TAX * float(self._overhead[pays.MIDDLE]), MOST_TAX * plain)
         for _, row in pairs:
             row.claims.clear(pays.standing(row.right))
-        step = self._step
-        step.rows, step.context, step.asked = rows, context, [0] * len(self._members)
-        step.asking = self._ask_all(pairs, rate, costs)
+        step.asking = self._ask_all(awake, tried, rate, costs)
         drafts = self._choose(pairs, seconds, rate)
         step.spent = self._clock() - start
         return drafts
 
-    def _ask_all(self, pairs: Sequence[Pair], rate: float, costs: Any) -> float:
+    def _nobody(self, pairs: Sequence[Pair], start: float) -> list[Draft]:
+        """A step in which nobody is thought of."""
+        step = self._step
+        step.nodes = step.most = 0
+        step.expected, step.seconds, step.asking = float(step.rows), step.plain, 0.0
+        for _, row in pairs:
+            row.claims.clear()
+            row.fed = 0
+        step.spent = self._clock() - start
+        return [EMPTY] * len(pairs)
+
+    def _ask_all(self, waiting: list[Pair], tried: dict[int, int], rate: float, costs: Any) -> float:
         """Each row asks whom it thinks is worth most, then the next, until nobody seems to pay. Returns the seconds that took, at the
         usual pace."""
         took = 0.0
-        tried = self._explored(pairs)
-        waiting = [pair for pair in pairs if not pair[1].rests() or pair[0].seq_id in tried]
         while waiting:
             chosen: dict[int, list[Pair]] = {}
             for pair in waiting:
@@ -191,9 +206,7 @@ class Auto(BaseProposer):
     def _next(self, seq: SeqView, row: Row, rate: float) -> int:
         """Whom a row should ask now; -1: nobody."""
         able = row.able if seq.room >= 1 else 0
-        return row.claims.whom(
-            self._prices, self._rated, self._extra, able, row.begun, self._readers, rate
-        )
+        return row.claims.whom(self._prices, self._rated, self._extra, able, row.begun, self._readers, rate)
 
     @staticmethod
     def _tried(tried: dict[int, int], seq: SeqView, row: Row) -> int:
@@ -270,7 +283,10 @@ class Auto(BaseProposer):
             step.nodes = int(mixing.widest(gained, seconds, *args))
         step.expected = step.rows + float(gained[step.nodes])
         step.seconds = float(seconds[step.nodes]) + step.asking
-        drafts = [row.claims.best(min(step.nodes, seq.max_nodes or step.nodes)) for seq, row in pairs]
+        held_back = "experts" if step.nodes < step.most and self._experts and self._rises(seconds) else ""
+        drafts = [
+            row.claims.best(min(step.nodes, seq.max_nodes or step.nodes), self._names, held_back) for seq, row in pairs
+        ]
         for (_, row), draft in zip(pairs, drafts, strict=True):
             row.fed = len(draft)
         return drafts
@@ -289,7 +305,8 @@ class Auto(BaseProposer):
         start = self._clock()
         step, pace = self._step, self._curve.pace
         pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
-        emitted, came = 0, np.zeros(MOST)
+        emitted, came = 0, self._came
+        came[:] = 0.0
         for (_, row), draft, verdict in zip(pairs, ctx.drafts, ctx.verdicts, strict=True):
             emitted += len(verdict.tokens)
             # Where some of it was not fed the rest has other numbers.
@@ -302,39 +319,42 @@ class Auto(BaseProposer):
             [self._follow(member, pairs, ctx, pace) for member in self._members if step.asked[member.index]]
         )
         whole = step.seconds + following
-        plain = float(self._curve.seconds(step.rows, step.context, self._nodes)[0])
-        self._pace.learn(emitted / max(len(ctx.seqs), 1), whole / plain if plain > 0 else 1.0)
+        self._pace.learn(emitted / max(len(ctx.seqs), 1), whole / step.plain if step.plain > 0 else 1.0)
         self._allowance = min(self._allowance + self._explore * whole, self._most_allowed)
         step.spent += self._clock() - start
-        self._keep_books(emitted + step.rows - len(ctx.seqs), came, ctx.seconds, plain, pace)
+        self._keep_books(emitted + step.rows - len(ctx.seqs), came, ctx.seconds, pace)
 
-    def _keep_books(self, emitted: int, came: Any, measured: float, plain: float, pace: float) -> None:
+    def _keep_books(self, emitted: int, came: Any, measured: float, pace: float) -> None:
         """emitted: a token for each row that nothing is drafted for among them."""
         step, overhead = self._step, float(self._overhead[pays.MIDDLE])
-        for member in self._members:
-            self.ledger.accounts[member.name].accepted += int(came[member.index])
+        if step.nodes:
+            for member in self._members:
+                self.ledger.accounts[member.name].accepted += int(came[member.index])
         predicted = pace * (step.seconds + overhead)
         pays.note(self._overhead, (step.spent - step.asking * pace) / pace)
         self.ledger.note(
             Note(
                 step.rows, step.context, step.nodes, step.most, tuple(step.asked), step.expected, emitted,
-                predicted, measured + step.spent, plain * pace,
+                predicted, measured + step.spent, step.plain * pace,
             )
         )  # fmt: skip
-        if self._experts and self.ledger.held_back == OFTEN:
+        if self._experts and not self._blamed and self.ledger.held_back == OFTEN:
             self._blame_experts()
 
-    def _blame_experts(self) -> None:
+    def _rises(self, seconds: Any) -> bool:
         """Every new token of a pass may wake experts that no other one needs: a mixture's passes get longer where a dense model's do not."""
+        return float(seconds[min(FEW, self._nodes)]) > RISES * float(seconds[0])
+
+    def _blame_experts(self) -> None:
         seconds = self._curve.seconds(self._step.rows, self._step.context, self._nodes)
-        few = min(8, self._nodes)
-        if (longer := float(seconds[few] / seconds[0])) > RISES:
-            self._experts = 0
+        if self._rises(seconds):
+            self._blamed = True
+            few = min(FEW, self._nodes)
             LOG.info(
                 "drafts are kept short: a pass over %d tokens more takes %.1f times as long, for this model has experts, and other "
                 "tokens need other ones",
                 few,
-                longer,
+                seconds[few] / seconds[0],
             )
 
     def _follow(self, member: Member, pairs: Sequence[Pair], ctx: ObserveContext, pace: float) -> float:

@@ -11,8 +11,8 @@ from betoken.policy.claims import Claims
 from betoken.proposers.base import ObserveContext, ProposeContext, Proposer, SeqView, TopIds
 
 LOG = logging.getLogger("betoken.auto")
-# Where nobody pays nobody is thought of for 1, 3, 7 steps.
-LONGEST_REST = 7
+# Where nobody pays nobody is thought of for 1, 3, 7, 15 steps.
+LONGEST_REST = 15
 
 
 @dataclass(slots=True)
