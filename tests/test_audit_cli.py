@@ -8,7 +8,7 @@ import pytest
 from tiny_models import save_pair
 from typer.testing import CliRunner
 
-from betoken import cli, verify
+from betoken import cli, judging, verify
 from betoken.bench.audit import Audit
 from betoken.cli import app
 from betoken.draft import Draft
