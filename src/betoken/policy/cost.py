@@ -2,7 +2,8 @@
 
 Width is the root and the nodes of the widest draft, since a batch is padded to it. Two corrections are kept apart: how fast the machine
 is just now, which hits every width alike and so changes no decision; and how far one width is off compared with the others. Both are
-medians: a neighbour who takes the processor for a second moves the first and leaves the second.
+medians: a neighbour who takes the processor for a second moves the first and leaves the second. One from the other can be told only
+where passes of several widths are seen, so a plain one has to be made now and then (`Curve.forgotten`).
 """
 
 import math
@@ -22,6 +23,9 @@ Point = tuple[int, int, int]  # rows, width, context
 CLASSES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 4096)
 # Passes that have a say in what the machine does now, and in what a class is off; the latter's doubt, in passes.
 NOW, LATELY, DOUBT = 9, 25, 3
+# Plain passes are rare where drafts pay, and what they take against wide ones changes with what else the machine does: fewer have a say.
+# One is due after so many steps without; twice as many, up to a limit, each time it took about as long as predicted.
+PLAIN, DUE, LATEST, ABOUT = 5, 48, 384, 0.1
 # The factors are worked out anew after so many passes.
 STALE = 16
 # What is assumed of a target nobody has measured: a pass of a millisecond, a row more in it a fiftieth.
@@ -36,6 +40,9 @@ class Curve(Protocol):
 
     def learn(self, rows: int, width: int, context: int, seconds: float) -> None:
         """A pass took so long."""
+
+    def forgotten(self, rows: int) -> bool:
+        """Whether it is so long ago that a plain pass was seen that one should be made."""
 
     @property
     def pace(self) -> float:
@@ -57,6 +64,9 @@ class Table:
 
     def learn(self, rows: int, width: int, context: int, seconds: float) -> None:
         """Nothing to learn."""
+
+    def forgotten(self, rows: int) -> bool:
+        return False
 
 
 class _Window:
@@ -84,7 +94,7 @@ class _Off:
     """By how much passes of one class are off, in log-seconds; and how wide they are, in the mean."""
 
     width: float
-    lately: _Window = field(default_factory=lambda: _Window(LATELY))
+    lately: _Window
     shift: float = 0.0
 
     def learn(self, width: int, off: float) -> None:
@@ -106,6 +116,7 @@ class Measured:
         self._off: dict[tuple[int, int], _Off] = {}
         self._now = _Window(NOW)
         self._slow, self._pace = 0.0, 1.0
+        self._plain: dict[int, tuple[int, int]] = {}  # steps since a plain pass, and when one is due, by rows
         self._known: dict[tuple[int, int, int], tuple[int, Floats]] = {}
         self._base: dict[tuple[int, int, int], Floats] = {}
 
@@ -128,11 +139,21 @@ class Measured:
         base = float(self._uncorrected(rows, context.bit_length(), 1 << max(width, 32).bit_length())[width - 1])
         kind = rows, bisect_left(CLASSES, width)
         if (off := self._off.get(kind)) is None:
-            off = self._off[kind] = _Off(width)
+            off = self._off[kind] = _Off(width, _Window(PLAIN if width == 1 else LATELY))
         residual = math.log(seconds / base)
         self._slow = self._now.median(residual - off.shift)
         self._pace = math.exp(self._slow)
+        if width == 1:
+            surprising = abs(residual - self._slow - off.shift) > ABOUT
+            due = DUE if surprising else min(2 * self._plain.get(rows, (0, DUE))[1], LATEST)
+            self._plain[rows] = 0, due
         off.learn(width, residual - self._slow)
+
+    def forgotten(self, rows: int) -> bool:
+        """Asked once a step."""
+        since, due = self._plain.get(rows, (0, DUE))
+        self._plain[rows] = since + 1, due
+        return since >= due
 
     def _corrected(self, rows: int, bits: int, nodes: int) -> Floats:
         base = self._uncorrected(rows, bits, nodes)

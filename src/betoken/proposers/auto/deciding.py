@@ -161,7 +161,7 @@ class Auto(BaseProposer):
         pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
         tried = self._explored(pairs)
         awake = [pair for pair in pairs if not pair[1].rests() or pair[0].seq_id in tried]
-        if not awake:
+        if not awake or self._curve.forgotten(rows):
             return self._nobody(pairs, start)
         rate = self._pace.speedup * rows / plain
         costs = (seconds - seconds[0]) * (rate / rows)
@@ -313,8 +313,9 @@ class Auto(BaseProposer):
             fed = row.fed if row.fed == len(draft) else 0
             row.right = row.claims.learn(verdict.tokens, fed, came) if row.claims.asked else None
             row.claims.step += 1
-        if self.ledger.steps < NEW or self._turn % SELDOM == 0:
-            self._curve.learn(step.rows, 1 + max([len(draft) for draft in ctx.drafts]), step.context, ctx.seconds)
+        width = 1 + max([len(draft) for draft in ctx.drafts])
+        if self.ledger.steps < NEW or self._turn % SELDOM == 0 or width == 1:
+            self._curve.learn(step.rows, width, step.context, ctx.seconds)
         following = sum(
             [self._follow(member, pairs, ctx, pace) for member in self._members if step.asked[member.index]]
         )
