@@ -778,6 +778,33 @@ def test_an_index_that_begins_to_help_is_found_again() -> None:
     assert run.tokens / run.steps > 4
 
 
+def test_a_curve_from_a_busy_moment_is_put_right() -> None:
+    """Measured where a token more seemed to cost nothing, while it costs half a pass and more; every draft is about as wide as the last,
+    so that only a plain pass shows it. Drafts whose tokens are right two times in five do not pay then."""
+    takes = lambda rows, width: 1 + 0.9 * (width > 1)  # noqa: E731
+    world = World(takes)
+    world.curve = Measured({(1, width, 192): 1 + 0.001 * width for width in (1, 2, 4, 8, 16, 32, 64)})
+    auto = world.auto({"guess": Guess(world, 0.4, price=0.01)})
+    world.run(auto, 1500)
+    run = world.run(auto, 600)
+    assert run.fed < 0.1 * run.steps and run.seconds / run.tokens < 1 / 0.97
+
+
+def test_plain_passes_are_rare_where_nothing_surprises() -> None:
+    """And soon made again where they do."""
+    curve = Measured({(1, 1, 192): 1.0, (1, 9, 192): 1.5})
+    made: list[int] = []
+    for step in range(4000):
+        plain = curve.forgotten(1)
+        made += [step] * plain
+        changed = 1.5 if step > 3000 else 1.0
+        curve.learn(1, 1 if plain else 9, 192, 1.0 * changed if plain else 1.5)
+    apart = [later - earlier for earlier, later in itertools.pairwise(made)]
+    settled = [gap for gap, step in zip(apart, made, strict=False) if 1500 < step < 2500]
+    assert apart[0] < 100 and settled and min(settled) > 300
+    assert min(gap for gap, step in zip(apart, made, strict=False) if step > 3000) < 60
+
+
 def test_one_request_that_changes_is_followed() -> None:
     """Useless, then almost always right, within one request: soon asked at every step again; and the other way round."""
     world = World(flat)

@@ -21,11 +21,11 @@ Point = tuple[int, int, int]  # rows, width, context
 
 # Widths in one class are corrected alike: up to here each.
 CLASSES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 4096)
-# Passes that have a say in what the machine does now, and in what a class is off; the latter's doubt, in passes.
+# Passes that have a say in what the machine does now, and in what a class is off; the latter's doubt, in passes, where there were few.
 NOW, LATELY, DOUBT = 9, 25, 3
 # Plain passes are rare where drafts pay, and what they take against wide ones changes with what else the machine does: fewer have a say.
 # One is due after so many steps without; twice as many, up to a limit, each time it took about as long as predicted.
-PLAIN, DUE, LATEST, ABOUT = 5, 48, 384, 0.1
+PLAIN, DUE, LATEST, ABOUT = 15, 48, 384, 0.1
 # The factors are worked out anew after so many passes.
 STALE = 16
 # What is assumed of a target nobody has measured: a pass of a millisecond, a row more in it a fiftieth.
@@ -72,17 +72,17 @@ class Table:
 class _Window:
     """The last values of a number, as they came and ranked."""
 
-    __slots__ = ("_came", "_ranked", "_room")
+    __slots__ = ("_came", "_ranked", "room")
 
     def __init__(self, room: int) -> None:
-        self._room, self._came, self._ranked = room, deque[float](), list[float]()
+        self.room, self._came, self._ranked = room, deque[float](), list[float]()
 
     def __len__(self) -> int:
         return len(self._came)
 
     def median(self, value: float) -> float:
         """With one value more."""
-        if len(self._came) == self._room:
+        if len(self._came) == self.room:
             del self._ranked[bisect_left(self._ranked, self._came.popleft())]
         self._came.append(value)
         insort(self._ranked, value)
@@ -100,7 +100,9 @@ class _Off:
     def learn(self, width: int, off: float) -> None:
         self.width += (width - self.width) / LATELY
         middle = self.lately.median(off)
-        self.shift = middle * len(self.lately) / (len(self.lately) + DOUBT)
+        # Of plain passes there are never many.
+        doubt = DOUBT if self.lately.room > PLAIN else DOUBT * (1 - len(self.lately) / PLAIN)
+        self.shift = middle * len(self.lately) / (len(self.lately) + doubt)
 
 
 class Measured:
