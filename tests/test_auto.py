@@ -769,3 +769,22 @@ def test_every_token_is_ascribed_to_whoever_drafted_it(batch: list[Request], tab
                 assert all(
                     pair in named or pair[1] == "target" for pair in zip(event.tokens, event.sources, strict=True)
                 )
+
+
+def test_credit_is_given_for_what_was_fed_of_a_draft() -> None:
+    """The engine feeds so many nodes at most, the first ones; that they were right counts for whoever drafted them."""
+    member = Scripted(lambda seq: foretold_chain(seq, 6))
+    auto = Auto({"scripted": member}, curve=Table({1: 1.0, 64: 1.001}), clock=lambda: 0.0)
+    engine = Engine(toy(), auto, max_nodes=2)
+    engine.add(request((0, 1), max_tokens=60, ignore_eos=True, temperature=0.0))
+    accepted = 0
+    while engine.unfinished:
+        for event in engine.step():
+            accepted = event.stats.accepted_tokens
+    assert accepted > 20 and auto.ledger.accounts["scripted"].accepted == accepted
+
+
+def foretold_chain(seq: SeqView, depth: int) -> Draft:
+    """What the toy will say next."""
+    tokens = foretold(seq, markov(VOCAB, seed=0), min(depth, seq.room))
+    return chain(tokens, [0.95] * len(tokens))

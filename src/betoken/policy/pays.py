@@ -41,6 +41,8 @@ ASKING, FOLLOWING, BEGINNING, USUAL = range(4)
 DOUBT, DOUBT_FADE, LEAST_DOUBTED = 3.0, 0.99, 0.4
 # What beginning a sequence costs is spread over so many steps.
 SPREAD = 24
+# A dearer member has to be worth so much more than a cheaper one to be asked before it.
+CLEARLY = 0.15
 # How much of what a member is worth it counts for that it learns from the pass: whoever reads what the target holds likely does.
 LESSONS = 0.15
 
@@ -144,12 +146,13 @@ def whom(prices, rated, extra, shared, own, able, begun, readers, where, step, r
     able, begun, readers: bits: who may be asked, who has read the sequence, who reads what the target holds likely
     rate: tokens a second; extra: seconds that each answer takes besides its price
     """
-    best, most, hoped = -1, 0.0, np.nan
+    best, most, hoped, paid = -1, 0.0, np.nan, 0.0
     for member in range(prices.shape[1]):
         if not able >> member & 1:
             continue
         if not known(prices, member):
             return member, np.nan
+        seconds = price(prices, member, begun >> member & 1)
         usual = prices[USUAL, member, MEAN] if prices[USUAL, member, NUMBER] > 0 else HOPE
         hopes = expected(shared[member, where], own[member, where], step, usual)
         doubt = (rated[1, member] + DOUBT) / (rated[0, member] + DOUBT)
@@ -158,6 +161,7 @@ def whom(prices, rated, extra, shared, own, able, begun, readers, where, step, r
         )
         if readers >> member & 1:
             worth += LESSONS * prices[USUAL, member, MIDDLE]
-        if worth > most:
-            best, most, hoped = member, worth, hopes
+        # What answers are worth is known roughly, what they take well: the dearer one has to be clearly better.
+        if worth > 0.0 and worth > most * (1 + CLEARLY if seconds > paid else 1 / (1 + CLEARLY)):
+            best, most, hoped, paid = member, worth, hopes, seconds
     return best, hoped

@@ -159,9 +159,11 @@ class Auto(BaseProposer):
         step, plain = self._step, float(seconds[0])
         step.rows, step.context, step.plain, step.asked = rows, context, plain, [0] * len(self._members)
         pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
+        if self._curve.forgotten(rows):
+            return self._nobody(pairs, start)
         tried = self._explored(pairs)
         awake = [pair for pair in pairs if not pair[1].rests() or pair[0].seq_id in tried]
-        if not awake or self._curve.forgotten(rows):
+        if not awake:
             return self._nobody(pairs, start)
         rate = self._pace.speedup * rows / plain
         costs = (seconds - seconds[0]) * (rate / rows)
@@ -180,7 +182,7 @@ class Auto(BaseProposer):
         step.expected, step.seconds, step.asking = float(step.rows), step.plain, 0.0
         for _, row in pairs:
             row.claims.clear()
-            row.fed = 0
+            row.draft = EMPTY
         step.spent = self._clock() - start
         return [EMPTY] * len(pairs)
 
@@ -288,7 +290,7 @@ class Auto(BaseProposer):
             row.claims.best(min(step.nodes, seq.max_nodes or step.nodes), self._names, held_back) for seq, row in pairs
         ]
         for (_, row), draft in zip(pairs, drafts, strict=True):
-            row.fed = len(draft)
+            row.draft = draft
         return drafts
 
     def _lesson(self) -> float:
@@ -309,8 +311,8 @@ class Auto(BaseProposer):
         came[:] = 0.0
         for (_, row), draft, verdict in zip(pairs, ctx.drafts, ctx.verdicts, strict=True):
             emitted += len(verdict.tokens)
-            # Where some of it was not fed the rest has other numbers.
-            fed = row.fed if row.fed == len(draft) else 0
+            # Where nodes amid it were not fed the rest has other numbers.
+            fed = len(draft) if draft is row.draft or _begins(row.draft, draft) else 0
             row.right = row.claims.learn(verdict.tokens, fed, came) if row.claims.asked else None
             row.claims.step += 1
         width = 1 + max([len(draft) for draft in ctx.drafts])
@@ -383,3 +385,8 @@ class Auto(BaseProposer):
         for member in self._members:
             if row is not None and row.begun & member.bit:
                 member.end(seq_id)
+
+
+def _begins(whole: Draft, fed: Draft) -> bool:
+    """Whether what was fed is the first nodes of a draft."""
+    return fed.tokens == whole.tokens[: len(fed)] and fed.parents == whole.parents[: len(fed)]

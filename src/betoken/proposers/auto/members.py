@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from betoken.draft import Draft, trunk
+from betoken.draft import EMPTY, Draft, trunk
 from betoken.errors import BetokenError
 from betoken.policy.claims import Claims
 from betoken.proposers.base import ObserveContext, ProposeContext, Proposer, SeqView, TopIds
@@ -17,13 +17,13 @@ LONGEST_REST = 15
 
 @dataclass(slots=True)
 class Row:
-    """What is known of one sequence. able, begun: bits, who may be asked, and who has read it; fed: nodes of its draft; right: how deep
+    """What is known of one sequence. able, begun: bits, who may be asked, and who has read it; draft: what was to be fed; right: how deep
     the last step's tree was right, None where nobody was asked then."""
 
     claims: Claims
     able: int
     begun: int = 0
-    fed: int = 0
+    draft: Draft = EMPTY
     right: int | None = None
     tired: int = 0
     rest: int = 0
