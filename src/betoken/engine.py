@@ -341,8 +341,10 @@ class Engine:
     def _event(self, seq: Running, draft: Draft, verdict: Verdict) -> Event:
         name = self.proposer.name if self.proposer is not None else TARGET
         accepted = len(verdict.path)
-        drafters = draft.sources or (name,) * len(draft)
-        sources = (*(drafters[node] for node in verdict.path), *(TARGET,) * (len(verdict.tokens) - accepted))
+        drafters = (name,) * accepted
+        if draft.sources is not None:
+            drafters = tuple([draft.sources[node] for node in verdict.path])
+        sources = drafters + (TARGET,) * (len(verdict.tokens) - accepted)
         return Event(seq.seq_id, verdict.tokens, sources, seq.stops.take_text(), seq.stops.reason, seq.stats)
 
     def _time(self, draft_s: float, verify_s: float, host_s: float) -> None:

@@ -70,20 +70,10 @@ class Claims:
         able &= ~self.asked
         if not able:
             return -1
-        args = (
-            prices,
-            rated,
-            extra,
-            self._records.answers,
-            self.answers,
-            able,
-            begun,
-            readers,
-            self.where,
-            self.step,
-            rate,
+        answers = self._records.answers, self.answers
+        member, self.hoped = pays.whom(
+            prices, rated, extra, *answers, able, begun, readers, self.where, self.step, rate
         )
-        member, self.hoped = pays.whom(*args)
         return int(member)
 
     def add(self, member: int, draft: Draft, costs: Floats) -> float:

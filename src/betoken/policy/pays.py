@@ -156,9 +156,7 @@ def whom(prices, rated, extra, shared, own, able, begun, readers, where, step, r
         usual = prices[USUAL, member, MEAN] if prices[USUAL, member, NUMBER] > 0 else HOPE
         hopes = expected(shared[member, where], own[member, where], step, usual)
         doubt = (rated[1, member] + DOUBT) / (rated[0, member] + DOUBT)
-        worth = hopes * min(max(doubt, LEAST_DOUBTED), 1.0) - rate * (
-            price(prices, member, begun >> member & 1) + extra
-        )
+        worth = hopes * min(max(doubt, LEAST_DOUBTED), 1.0) - rate * (seconds + extra)
         if readers >> member & 1:
             worth += LESSONS * prices[USUAL, member, MIDDLE]
         # What answers are worth is known roughly, what they take well: the dearer one has to be clearly better.
