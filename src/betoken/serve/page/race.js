@@ -464,7 +464,7 @@ function judge(seed) {
   const { whole, rate } = ratios();
   race.verdict = { identical: at < 0, at, speedup: rate, speedup_whole: whole };
   if (at < 0) {
-    say("identical", `Identical: the same ${plural(lanes.plain.figures.tokens, "token")}, ${plural([...plain].length, "character")}.`);
+    say("identical", `Identical: ${plural([...plain].length, "character")}, every one the same.`);
   } else {
     say("different", `DIFFERENT at character ${at + 1}.`);
     element("difference").append(made("dt", "", "Plain"), around(plain, at), made("dt", "", "Speculative"), around(spec, at));
