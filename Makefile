@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench clean
+.PHONY: help demo serve test check format bench clean
 
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -19,6 +19,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP) ## compare every method on the embedded models
 	$(BIN)/betoken compare
+
+serve: $(STAMP) ## serve the embedded models on http://127.0.0.1:8000
+	$(BIN)/betoken serve
 
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest -n $(JOBS)

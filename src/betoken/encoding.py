@@ -45,15 +45,19 @@ class Encoder:
             ways.append(after[len(line) :])
         return [*dict.fromkeys(tuple(way) for way in ways if way)]
 
-    def chat_ids(self, messages: Sequence[Message]) -> list[int]:
-        """A conversation, up to where the answer begins. Raises PromptError without a template."""
+    def chat_ids(self, messages: Sequence[Message], **more: Any) -> list[int]:
+        """A conversation, up to where the answer begins. Raises PromptError without a template.
+
+        more: what else the template takes: tools, and whatever is its own
+        """
         given: Any = messages
         if not isinstance(given, list | tuple) or not all(isinstance(message, Mapping) for message in given):
             raise PromptError('messages must be a list of {"role": ..., "content": ...}')
         if not getattr(self._tokenizer, "chat_template", None):
             raise PromptError(f"{self._name} has no chat template; give a plain prompt, or set tokenizer.chat_template")
+        more = {"add_generation_prompt": True, **more}
         try:
-            text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+            text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, **more)
         except Exception as failure:
             raise PromptError(f"{self._name}'s chat template refuses these messages: {failure}") from failure
         return self.encode(str(text), special=False)

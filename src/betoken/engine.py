@@ -1,98 +1,35 @@
-"""The step loop: propose a tree per row, score all trees in one forward, keep what the target itself would have said.
+"""The step loop: read prompts, propose a tree per row, score all trees in one forward, keep what the target itself would have said.
 
 The engine knows token ids only. It touches neither tensors nor KV, and no drafting method by name.
 """
 
+import contextlib
 import itertools
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from betoken.draft import EMPTY, Draft, clip, trunk
-from betoken.errors import ParameterError, PromptError
+from betoken.errors import NoRoomError, ParameterError, PromptError
 from betoken.judging import check_drawn, exactly, residually
 from betoken.params import SEED_LIMIT, SamplingParams
-from betoken.proposers.base import ObserveContext, ProposeContext, Proposer, SeqView, TopIds
+from betoken.proposers.base import ObserveContext, ProposeContext, Proposer, TopIds
+from betoken.rows import Rows
 from betoken.sampling import Sampler
-from betoken.speculation import USUAL, Speculation
+from betoken.scheduler import Limits, Pace, shares
+from betoken.sequences import Event as Event
+from betoken.sequences import Request as Request
+from betoken.sequences import Running as Running
 from betoken.stats import Stats
 from betoken.stops import FinishReason, Stops, TextStream
 from betoken.targets.base import Feed, Scores, Target
 from betoken.verify import Verdict
 
 TARGET = "target"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One output to decode.
-
-    sample: which of the n samples of its prompt it is
-    text:   how tokens become text
-    ends:   of a recording: the output has so many tokens, which drafting must not know
-    reference: a text the output is expected to follow mostly (read by the method `reference`)
-    namespace: whose it is; nobody else's text has a say in its drafts
-    speculation: whether anything is drafted for it, and how much; its method is for whoever chose this engine
-    keep:   the row stays when the output ends, for `Engine.extend`; until then, or `abort`, it holds memory
-    """
-
-    prompt: tuple[int, ...]
-    params: SamplingParams = field(default_factory=SamplingParams)
-    sample: int = 0
-    text: TextStream | None = None
-    ends: int | None = None
-    reference: tuple[int, ...] = ()
-    namespace: str = ""
-    keep: bool = False
-    speculation: Speculation = USUAL
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What a step did to one sequence. `sources[i]` names who proposed `tokens[i]`: a method, or the target."""
-
-    seq_id: int
-    tokens: tuple[int, ...]
-    sources: tuple[str, ...]
-    text: str
-    finished: FinishReason | None
-    stats: Stats
-
-
-@dataclass(slots=True)
-class Running:
-    """The engine's state of one request. `tokens` holds prompt and output; the last is the root of the next tree."""
-
-    seq_id: int
-    request: Request
-    sampler: Sampler
-    stops: Stops
-    tokens: list[int]
-    stats: Stats
-    begun: bool = False  # whether the proposer knows of it
-
-    @property
-    def output_length(self) -> int:
-        return len(self.tokens) - len(self.request.prompt)
-
-    @property
-    def drafted_for(self) -> bool:
-        """Whether the proposer may know of it."""
-        return self.request.speculation.enabled
-
-    def view(self) -> SeqView:
-        asked, room = self.request, self.stops.room - 1
-        return SeqView(
-            self.seq_id,
-            self.tokens,
-            len(asked.prompt),
-            self.sampler,
-            room,
-            asked.reference,
-            asked.namespace,
-            asked.speculation.max_nodes,
-        )
+NOTHING = Verdict((), ())
+# How often a prompt that found no memory is tried again.
+PATIENCE = 3
 
 
 class Engine:
@@ -104,6 +41,8 @@ class Engine:
     chunk:      how many prompt tokens one prefill forward takes
     max_nodes:  how many nodes of a draft are fed; the rest is dropped, the last ones first
     clock:      what `Stats` and the policy of `auto` go by; no text depends on it
+    limits:     instead of `max_rows` and `chunk`, and more of their kind
+    isolate:    what goes wrong with one request ends that request, with an event that says why; else `step` raises it
 
     Raises ParameterError: here, where a value is out of range; from `step`, where a drawn draft of residual mode (one
     with `probs`) holds tokens that cannot be fed. To drop those would change the law; dropping by depth or place does
@@ -120,32 +59,51 @@ class Engine:
         chunk: int = 512,
         max_nodes: int = 128,
         clock: Callable[[], float] = time.perf_counter,
+        limits: Limits | None = None,
+        isolate: bool = False,
     ) -> None:
         if acceptance not in ("exact", "residual"):
             raise ParameterError("acceptance", acceptance, '"exact" or "residual"')
-        for name, value, low in (("max_rows", max_rows, 1), ("chunk", chunk, 1), ("max_nodes", max_nodes, 0)):
-            if value < low:
-                raise ParameterError(name, value, f"a whole number of at least {low}")
+        if max_nodes < 0:
+            raise ParameterError("max_nodes", max_nodes, "a whole number of at least 0")
         self.target, self.proposer = target, proposer
         self._residual = acceptance == "residual"
-        self._max_rows, self._chunk, self._max_nodes = max_rows, chunk, max_nodes
-        self._clock = clock
+        self.limits, self._max_nodes = limits or Limits(rows=max_rows, chunk=chunk), max_nodes
+        self._clock, self._isolate = clock, isolate
         self._ids = itertools.count()
         self._waiting: list[Running] = []
+        self._reading: list[Running] = []
         self._live: list[Running] = []
         self._kept: dict[int, Running] = {}
+        self.rows, self._pace = Rows(target, self.limits), Pace(self.limits)
+        self._nodes = 0  # fed in the last step
 
     @property
     def unfinished(self) -> int:
-        """How many requests are waiting or decoding."""
-        return len(self._waiting) + len(self._live)
+        """How many requests are waiting, or read, or decoding."""
+        return len(self._waiting) + self.running_rows
+
+    @property
+    def running_rows(self) -> int:
+        """How many have a row."""
+        return len(self._reading) + len(self._live)
+
+    @property
+    def fed_nodes(self) -> int:
+        """How many nodes the last step fed, of all rows."""
+        return self._nodes
 
     def add(self, request: Request) -> int:
         """Take a request; its id is in every event about it. Raises PromptError, ParameterError."""
         sampler, stops = self._prepared(request)
-        seq = Running(next(self._ids), request, sampler, stops, list(request.prompt), self._counters(request))
+        drafter = (request.speculation.method or self._usual).partition(":")[0]
+        seq = Running(next(self._ids), request, sampler, stops, list(request.prompt), self._counters(request), drafter)
         self._waiting.append(seq)
         return seq.seq_id
+
+    def check(self, request: Request) -> None:
+        """Whether `add` would take it, from any thread. Raises PromptError, ParameterError."""
+        self._prepared(request)
 
     def extend(
         self,
@@ -170,10 +128,13 @@ class Engine:
         del self._kept[seq_id]
         self._waiting.append(seq)
 
+    @property
+    def _usual(self) -> str:
+        return "plain" if self.proposer is None else self.proposer.name
+
     def _counters(self, request: Request) -> Stats:
         asked = request.speculation
-        name = "plain" if self.proposer is None else self.proposer.name
-        return Stats(speculation=(replace(asked, method=asked.method or name),))
+        return Stats(speculation=(replace(asked, method=asked.method or self._usual),))
 
     def _prepared(self, request: Request) -> tuple[Sampler, Stops]:
         info, params = self.target.info, request.params
@@ -198,7 +159,7 @@ class Engine:
         for token in prompt:
             if not 0 <= token < info.vocab_size:
                 raise PromptError(f"the prompt has token id {token}; {info.name} knows 0 to {info.vocab_size - 1}")
-        context = info.context or len(prompt) + 2**31
+        context = min(info.context or len(prompt) + 2**31, self.rows.room() or 2**62)
         if len(prompt) >= context:
             raise PromptError(
                 f"the prompt has {len(prompt)} tokens; {info.name} has room for {context}, one of them for the output"
@@ -207,45 +168,48 @@ class Engine:
 
     def running(self, seq_id: int) -> Running:
         """The state of an unfinished request. Raises KeyError for any other id."""
-        for seq in (*self._live, *self._waiting):
+        for seq in (*self._live, *self._reading, *self._waiting):
             if seq.seq_id == seq_id:
                 return seq
         raise KeyError(seq_id)
 
     def abort(self, seq_id: int) -> None:
         """Forget a request, wherever it is."""
-        for seq in [seq for seq in self._waiting if seq.seq_id == seq_id]:
-            self._waiting.remove(seq)
-            if seq.begun or self.target.length(seq_id):
+        for group in (self._waiting, self._reading, self._live):
+            for seq in [seq for seq in group if seq.seq_id == seq_id]:
+                group.remove(seq)
                 self._release(seq)
-        for seq in [seq for seq in self._live if seq.seq_id == seq_id]:
-            self._live.remove(seq)
-            self._release(seq)
         if seq_id in self._kept:
             self._release(self._kept.pop(seq_id))
 
     def step(self) -> list[Event]:
-        """Admit and prefill what waits, then one step of every decoding row. Events come in the order of the rows."""
-        events = self._admit()
+        """Admit what fits, read prompts, then one step of every decoding row. Events come in the order of the rows."""
+        self._admit()
+        events = self._read()
         if not self._live:
             return events
         start = self._clock()
         drafts = self._propose()
         drafted = self._clock()
         feeds = [Feed(seq.seq_id, self._unseen(seq), draft) for seq, draft in zip(self._live, drafts, strict=True)]
-        scores = self.target.score(feeds)
+        try:
+            scores = self.target.score(feeds)
+        except NoRoomError as failure:
+            return events + self._make_room(failure)
         scored = self._clock()
-        verdicts = [
-            self._verify(seq, scores, index, draft)
-            for index, (seq, draft) in enumerate(zip(self._live, drafts, strict=True))
-        ]
+        verdicts, failed = self._verdicts(drafts, scores)
         self._observe(drafts, verdicts, scores, scored - drafted)
         events += [
-            self._event(seq, draft, verdict) for seq, draft, verdict in zip(self._live, drafts, verdicts, strict=True)
+            self._event(seq, draft, verdict)
+            for seq, draft, verdict in zip(self._live, drafts, verdicts, strict=True)
+            if seq.seq_id not in failed
         ]
         self._time(drafted - start, scored - drafted, self._clock() - scored)
+        events += [self._fail(seq, failed[seq.seq_id]) for seq in tuple(self._live) if seq.seq_id in failed]
         for seq in [seq for seq in self._live if seq.stops.reason is not None]:
+            self._live.remove(seq)
             self._retire(seq)
+        self._pace.stepped(self._clock() - start)
         return events
 
     def run(self, on_event: Callable[[Event], None]) -> None:
@@ -254,32 +218,119 @@ class Engine:
             for event in self.step():
                 on_event(event)
 
-    def _admit(self) -> list[Event]:
-        events = []
-        while self._waiting and len(self._live) < self._max_rows:
-            seq = self._waiting.pop(0)
-            self._live.append(seq)
-            events.append(self._prefill(seq))
-            if seq.stops.reason is not None:
-                self._retire(seq)
-            elif self.proposer is not None and seq.drafted_for and not seq.begun:
-                self.proposer.begin(seq.view())
-                seq.begun = True
+    def trim(self) -> None:
+        """Give memory back, while nothing is to be done."""
+        if not self.unfinished and not self._kept:
+            self.rows.trim()
+
+    def _admit(self) -> None:
+        while self._waiting and self.running_rows < self.limits.rows:
+            if not self.rows.fits(self._waiting[0], [*self._reading, *self._live]):
+                return
+            self._reading.append(self._waiting.pop(0))
+
+    def _read(self) -> list[Event]:
+        """Of the prompts as much as this step has room for; first tokens where they end."""
+        events: list[Event] = []
+        left = [seq.to_read - self.target.length(seq.seq_id) for seq in self._reading]
+        room = self._pace.room(len(self._live), self._nodes)
+        for seq, count in zip(tuple(self._reading), shares(left, room), strict=True):
+            if count or seq.resumes:
+                events += self._read_some(seq, count)
         return events
 
-    def _prefill(self, seq: Running) -> Event:
-        """The prompt in chunks, no tree; its last forward gives the first token, which is no step."""
-        start = self._clock()
-        prompt, row = seq.request.prompt, seq.seq_id
-        for begin in range(self.target.length(row), len(prompt), self._chunk):
-            scores = self.target.score([Feed(row, prompt[begin : begin + self._chunk])])
+    def _read_some(self, seq: Running, count: int) -> list[Event]:
+        try:
+            return self._prefill(seq, count)
+        except NoRoomError as failure:
+            return self._turn_away(seq, failure)
+        except Exception as failure:
+            if not self._isolate:
+                raise
+            return [self._fail(seq, failure)]
+
+    def _prefill(self, seq: Running, count: int) -> list[Event]:
+        """So many tokens in chunks, no tree; the last forward of a prompt gives the first token, which is no step."""
+        start, row = self._clock(), seq.seq_id
+        if not self.target.length(row):
+            self.rows.open(seq, [other for other in (*self._reading, *self._live) if other is not seq])
+        have = self.target.length(row)
+        end = min(have + count, seq.to_read)
+        scores = None
+        for begin in range(have, end, self.limits.chunk):
+            began, part = self._clock(), tuple(seq.tokens[begin : min(begin + self.limits.chunk, end)])
+            scores = self.target.score([Feed(row, part)])
             self.target.commit(row, ())
-        verdict = self._keep(seq, exactly(seq.sampler, scores, 0, EMPTY))
+            self._pace.read(len(part), self._clock() - began)
         seq.stats.prefill_s += self._clock() - start
-        return self._event(seq, EMPTY, verdict)
+        return self._goes_live(seq, scores) if end == seq.to_read else []
+
+    def _goes_live(self, seq: Running, scores: Scores | None) -> list[Event]:
+        """It is read. A row that was given up before goes on where it was; any other has its first token."""
+        self._reading.remove(seq)
+        if seq.resumes:
+            seq.resumes = False
+            self._live.append(seq)
+            return []
+        assert scores is not None  # of a prompt at least the last token is fed
+        self._live.append(seq)
+        event = self._event(seq, EMPTY, self._keep(seq, exactly(seq.sampler, scores, 0, EMPTY)))
+        if seq.stops.reason is not None:
+            self._live.remove(seq)
+            self._retire(seq)
+        elif self.proposer is not None and seq.drafted_for and not seq.begun:
+            self.proposer.begin(seq.view())
+            seq.begun = True
+        return [event]
+
+    def _turn_away(self, seq: Running, failure: NoRoomError) -> list[Event]:
+        """No memory to read it: it waits until others have ended, some times; alone, or in vain, it fails."""
+        seq.turned_away += 1
+        if self.running_rows > 1 and seq.turned_away < PATIENCE:
+            self._give_up(self._reading, seq)
+            return []
+        return [self._failed(seq, failure)]
+
+    def _make_room(self, failure: NoRoomError) -> list[Event]:
+        """No memory for this step: what is kept of ended rows goes first, then the youngest row has to wait; the last one fails."""
+        if len(self.rows.prefixes):
+            self.rows.prefixes.clear()
+        elif self._reading:
+            self._give_up(self._reading, self._reading[-1])
+        elif len(self._live) > 1:
+            self._give_up(self._live, self._live[-1])
+        else:
+            return [self._failed(self._live[0], failure)]
+        return []
+
+    def _give_up(self, group: list[Running], seq: Running) -> None:
+        """Its row is released; it is the next to be read again."""
+        group.remove(seq)
+        self.target.release(seq.seq_id)
+        seq.resumes = seq.output_length > 0
+        self._waiting.insert(0, seq)
+
+    def _failed(self, seq: Running, failure: Exception) -> Event:
+        if not self._isolate:
+            raise failure
+        return self._fail(seq, failure)
+
+    def _fail(self, seq: Running, failure: Exception) -> Event:
+        """End one request because of an error; the others go on."""
+        for group in (self._reading, self._live):
+            if seq in group:
+                group.remove(seq)
+        seq.stops.reason = FinishReason.ABORT
+        with contextlib.suppress(Exception):  # what is broken may not even be given back; nothing of it is kept
+            self.target.release(seq.seq_id)
+        with contextlib.suppress(Exception):
+            if self.proposer is not None and seq.begun:
+                self.proposer.end(seq.seq_id)
+        return Event(seq.seq_id, (), (), "", FinishReason.ABORT, seq.stats, failure=failure)
 
     def _propose(self) -> list[Draft]:
         shown = [seq for seq in self._live if seq.drafted_for]
+        self._nodes = 0
         if self.proposer is None or not shown:
             return [EMPTY] * len(self._live)
         drafts = self.proposer.propose(ProposeContext([seq.view() for seq in shown], self._residual, len(self._live)))
@@ -288,19 +339,34 @@ class Engine:
         if self._residual:
             drafts = [check_drawn(draft, self.target.info.vocab_size) for draft in drafts]
         fed = {seq.seq_id: self._clipped(seq, draft) for seq, draft in zip(shown, drafts, strict=True)}
+        self._nodes = sum([len(draft) for draft in fed.values()])
         return [fed.get(seq.seq_id, EMPTY) for seq in self._live]
 
     def _clipped(self, seq: Running, draft: Draft) -> Draft:
         own = seq.request.speculation.max_nodes
+        most = self.limits.nodes(len(self._live), self._max_nodes)
         return clip(
             draft,
             vocab_size=self.target.info.vocab_size,
             max_depth=seq.stops.room - 1,
-            max_nodes=self._max_nodes if own is None else min(own, self._max_nodes),
+            max_nodes=most if own is None else min(own, most),
         )
 
     def _unseen(self, seq: Running) -> tuple[int, ...]:
         return tuple(seq.tokens[self.target.length(seq.seq_id) :])
+
+    def _verdicts(self, drafts: list[Draft], scores: Scores) -> tuple[list[Verdict], dict[int, Exception]]:
+        """One a row; an empty one where it failed, and why."""
+        verdicts, failed = [], {}
+        for index, (seq, draft) in enumerate(zip(self._live, drafts, strict=True)):
+            try:
+                verdicts.append(self._verify(seq, scores, index, draft))
+            except Exception as failure:
+                if not self._isolate:
+                    raise
+                failed[seq.seq_id] = failure
+                verdicts.append(NOTHING)
+        return verdicts, failed
 
     def _verify(self, seq: Running, scores: Scores, index: int, draft: Draft) -> Verdict:
         """The verdict, cut where the output ends, committed and counted."""
@@ -339,13 +405,23 @@ class Engine:
         self.proposer.observe(seen)
 
     def _event(self, seq: Running, draft: Draft, verdict: Verdict) -> Event:
-        name = self.proposer.name if self.proposer is not None else TARGET
         accepted = len(verdict.path)
-        drafters = (name,) * accepted
+        drafters = (seq.drafter,) * accepted
         if draft.sources is not None:
             drafters = tuple([draft.sources[node] for node in verdict.path])
         sources = drafters + (TARGET,) * (len(verdict.tokens) - accepted)
-        return Event(seq.seq_id, verdict.tokens, sources, seq.stops.take_text(), seq.stops.reason, seq.stats)
+        logprobs = tuple(seq.sampler.logprobs[-len(verdict.tokens) :]) if seq.sampler.logprobs and sources else ()
+        return Event(
+            seq.seq_id,
+            verdict.tokens,
+            sources,
+            seq.stops.take_text(),
+            seq.stops.reason,
+            seq.stats,
+            len(draft),
+            logprobs,
+            seq.stops.stop,
+        )
 
     def _time(self, draft_s: float, verify_s: float, host_s: float) -> None:
         rows = len(self._live)
@@ -355,13 +431,12 @@ class Engine:
             seq.stats.host_s += host_s / rows
 
     def _retire(self, seq: Running) -> None:
-        self._live.remove(seq)
         if seq.request.keep:
             self._kept[seq.seq_id] = seq
         else:
             self._release(seq)
 
     def _release(self, seq: Running) -> None:
-        self.target.release(seq.seq_id)
+        self.rows.end(seq)
         if self.proposer is not None and seq.begun:
             self.proposer.end(seq.seq_id)

@@ -29,3 +29,7 @@ class ModelNotFoundError(BetokenError):
 
 class TraceError(BetokenError, ValueError):
     """A recording that cannot be read, replayed or written: names file and line."""
+
+
+class NoRoomError(BetokenError, MemoryError):
+    """No memory for a row's keys and values, or for a forward pass."""

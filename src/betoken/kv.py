@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from betoken.errors import NoRoomError
+
 SLOT_STEP = 256
 
 
@@ -28,14 +30,26 @@ class _Group:
         return self.keys_LBHSD, self.values_LBHSD
 
 
+@dataclass(frozen=True, slots=True)
+class SavedRow:
+    """A copy of one row's keys and values, `[layers, heads, length, dim]` for each kind of layer."""
+
+    tensors: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for pair in self.tensors for tensor in pair)
+
+
 class SlotCache:
     """Keys and values `[rows, heads, slots, dim]` of every layer, grown as needed, zero-filled (0 * NaN would poison a masked slot).
 
     num_layers: how many layers are expected; a layer of another shape than the first gets a tensor of its own
+    limit:      bytes, at most; None: whatever there is
     """
 
-    def __init__(self, num_layers: int, *, device: torch.device) -> None:
-        self._num_layers, self._device = num_layers, device
+    def __init__(self, num_layers: int, *, device: torch.device, limit: int | None = None) -> None:
+        self._num_layers, self._device, self.limit = num_layers, device, limit
         self.rows = 0
         self.slots = 0
         self._groups: list[_Group] = []
@@ -50,18 +64,61 @@ class SlotCache:
         """Bytes held."""
         return sum(tensor.nbytes for group in self._groups for tensor in group.tensors())
 
+    def needed(self, rows: int, slots: int) -> int:
+        """Bytes of so many rows and slots; 0 before the first forward pass, which shows what a layer holds."""
+        each = sum(
+            tensor.shape[0] * tensor.shape[2] * tensor.shape[4] * tensor.element_size()
+            for group in self._groups
+            for tensor in group.tensors()
+        )
+        return each * rows * slots
+
     def reserve(self, rows: int, slots: int) -> None:
-        """Make room for at least this many rows and slots, keeping what is there."""
+        """Make room for at least this many rows and slots, keeping what is there. Raises NoRoomError beyond the limit."""
         if rows <= self.rows and slots <= self.slots:
             return
-        rows = max(rows, self.rows) if rows <= self.rows or self.rows == 0 else max(rows, 2 * self.rows)
-        if slots > self.slots:
-            slots = max(2 * self.slots, -(-slots // SLOT_STEP) * SLOT_STEP)
-        slots = max(slots, self.slots)
+        rows, slots = self._size(rows, slots)
         for group in self._groups:
             keys, values = group.tensors()
             group.keys_LBHSD, group.values_LBHSD = (_grown(old, rows, slots) for old in (keys, values))
         self.rows, self.slots = rows, slots
+
+    def _size(self, rows: int, slots: int) -> tuple[int, int]:
+        """Generous, so that growing is rare; no more than what is needed where the limit is near."""
+        least = max(rows, self.rows), max(slots, self.slots)
+        rows = max(rows, self.rows) if rows <= self.rows or self.rows == 0 else max(rows, 2 * self.rows)
+        if slots > self.slots:
+            slots = max(2 * self.slots, -(-slots // SLOT_STEP) * SLOT_STEP)
+        slots = max(slots, self.slots)
+        if self.limit is None or self.needed(rows, slots) <= self.limit:
+            return rows, slots
+        if self.needed(*least) > self.limit:
+            raise NoRoomError(
+                f"keys and values would take {self.needed(*least):,} bytes; there is room for {self.limit:,}"
+            )
+        return least
+
+    def save(self, row: int, length: int) -> SavedRow:
+        """A copy of the first `length` slots of a row."""
+        return SavedRow(
+            tuple(
+                (keys[:, row, :, :length].clone(), values[:, row, :, :length].clone())
+                for keys, values in (group.tensors() for group in self._groups)
+            )
+        )
+
+    def load(self, row: int, saved: SavedRow, length: int) -> None:
+        """Put the first `length` slots of a copy back, into any row."""
+        self.reserve(row + 1, length)
+        for group, pair in zip(self._groups, saved.tensors, strict=True):
+            for tensor, copy in zip(group.tensors(), pair, strict=True):
+                tensor[:, row, :, :length] = copy[:, :, :length]
+
+    def trim(self) -> None:
+        """Give all memory back; no row may be in use."""
+        for group in self._groups:
+            group.keys_LBHSD, group.values_LBHSD = (tensor[:, :0, :, :0].clone() for tensor in group.tensors())
+        self.rows = self.slots = 0
 
     @property
     def start(self) -> int:

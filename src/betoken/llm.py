@@ -24,9 +24,9 @@ from betoken.outputs import Result
 from betoken.params import SEED_LIMIT, SamplingParams
 from betoken.policy.cost import Measured
 from betoken.prompts import Prompt, check_limit, is_single, one_each, references
-from betoken.proposers.base import Workshop, methods
+from betoken.proposers.base import Proposer, Workshop, methods
 from betoken.recording import Recording, spoken_name
-from betoken.speculation import Speculation, Wish, wishes
+from betoken.speculation import USUAL, Speculation, Wish, wishes
 from betoken.targets.hf import HFTarget
 from betoken.trace import UNNAMED, Header
 
@@ -130,6 +130,13 @@ class LLM:
             raise BetokenError("there is nothing to explain: the method auto has not been used")
         auto = max((room.engine.proposer for room in rooms), key=lambda auto: auto.ledger.steps)  # type: ignore[union-attr]
         return explained(auto, *self._measured, self._target.info, self.info.model, with_draft=self._draft is not None)
+
+    def drafter(self, method: str | None = None, options: Options | None = None) -> Proposer | None:
+        """A new proposer of a method, for an engine of the caller's own around `target`; None for plain decoding. Raises
+        ParameterError."""
+        name, spelt_out = allowed(method or self.method, self._engine_settings["acceptance"])
+        curve = self.curve() if name == AUTO else None
+        return proposer_of(name, Workshop(self._target.info, self._draft, {**(options or {}), **spelt_out}, curve))
 
     def memory(self, method: str | None = None, options: Options | None = None) -> Any:
         """What a method remembers of earlier answers, by default this LLM's own: a `memory.library.Library`, to save, load
@@ -244,7 +251,7 @@ class LLM:
         many = one_each(params, len(batch))
         expected = [reference] if single else references(reference, len(batch))
         wanted = [self._meant(one, method) for one in wishes([speculation] if single else speculation, len(batch))]
-        asked = [self._ask(*each) for each in zip(batch, many, expected, [namespace] * len(batch), wanted, strict=True)]
+        asked = [self.ask(*each) for each in zip(batch, many, expected, [namespace] * len(batch), wanted, strict=True)]
         rooms = [self._room_of(one, method, options) for one in wanted] or [self._room(method, options)]
         results = self._run(rooms, asked, progress=progress)
         return results[0] if single else results
@@ -265,13 +272,20 @@ class LLM:
         more |= {"namespace": namespace, "speculation": speculation}
         return self.generate(self.chat_prompt(messages), params, **more)
 
-    def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The token ids of a conversation, up to where the answer begins. Raises PromptError without a template."""
-        return self._encoder.chat_ids(messages)
+    def chat_prompt(self, messages: Sequence[Message], **given: Any) -> list[int]:
+        """The token ids of a conversation, up to where the answer begins. Raises PromptError without a template.
+
+        given: what else the template takes, such as `tools`
+        """
+        return self._encoder.chat_ids(messages, **given)
 
     def token_ids(self, prompt: Prompt) -> list[int]:
         """What the target is fed for a prompt: text with the tokenizer's own special tokens, ids as they are."""
         return self._encoder.prompt_ids(prompt)
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """A text's token ids, with or without the tokenizer's own special tokens. Raises PromptError."""
+        return self._encoder.encode(text, special=special)
 
     def stream(
         self,
@@ -308,7 +322,7 @@ class LLM:
             raise ParameterError("n", params.n, "1 for a stream; use generate() for several samples")
         wanted = self._meant(Speculation.of(speculation), method)
         room = self._room_of(wanted, method, options)
-        return Steps(room, room.add(self._ask(prompt, params, reference, namespace, wanted)))
+        return Steps(room, room.add(self.ask(prompt, params, reference, namespace, wanted)))
 
     @contextlib.contextmanager
     def record(self, path: str | os.PathLike[str], *, category: str = UNNAMED) -> Iterator[Recording]:
@@ -349,9 +363,15 @@ class LLM:
         left = iter(answers)
         return [ask.result([next(left) for _ in range(ask.params.n)]) for ask in asked]
 
-    def _ask(
-        self, prompt: Prompt, params: SamplingParams, reference: Any, namespace: str, speculation: Speculation
+    def ask(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        reference: Any = None,
+        namespace: str = "",
+        speculation: Speculation = USUAL,
     ) -> Ask:
+        """A prompt ready for an engine around `target`: `ask(...).request(sample)`. Raises PromptError, ParameterError."""
         if not isinstance(namespace, str):
             raise ParameterError("namespace", namespace, "a string")
         ids = tuple(self.token_ids(prompt))
@@ -391,7 +411,6 @@ class LLM:
                     f"a stream of {room.method} is still open; close it, or read it to its end, before using {name}"
                 )
         if key not in self._rooms:
-            curve = self.curve() if name == AUTO else None
-            proposer = proposer_of(name, Workshop(self._target.info, self._draft, given, curve))
+            proposer = self.drafter(name, given)
             self._rooms[key] = Room(name, Engine(self._target, proposer, **self._engine_settings), self._listeners)
         return self._rooms[key]

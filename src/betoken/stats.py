@@ -22,6 +22,7 @@ class Stats:
     draft_s, verify_s, host_s: seconds in the proposer, in the target's forward, and in everything else; a batch's time
                      is shared equally by its rows
     prefill_s:       seconds in the prompt's forward passes
+    cached_tokens:   of the prompt, not read but taken from an ended row
     speculation:     what was in force, the method that drafted named; of merged requests each different one once
     """
 
@@ -36,6 +37,7 @@ class Stats:
     verify_s: float = 0.0
     host_s: float = 0.0
     prefill_s: float = 0.0
+    cached_tokens: int = 0
     speculation: tuple[Speculation, ...] = ()
 
     def observe(self, *, emitted: int, drafted: int, accepted: int) -> None:

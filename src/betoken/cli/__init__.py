@@ -12,6 +12,7 @@ from betoken.cli.explain import explain
 from betoken.cli.generate import generate
 from betoken.cli.record import record
 from betoken.cli.replay import replay
+from betoken.cli.serve import serve
 
 app = typer.Typer(
     help="Decode several tokens per forward pass, and say exactly what the model would have said.",
@@ -20,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (compare, generate, explain, record, replay, audit):
+for _command in (compare, generate, serve, explain, record, replay, audit):
     app.command()(_command)
 
 

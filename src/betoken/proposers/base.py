@@ -5,7 +5,7 @@ A proposer may propose anything: the engine drops what cannot be fed, and verifi
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -41,6 +41,7 @@ class SeqView:
     reference: Sequence[int] = ()  # what the caller expects the output to be, roughly
     namespace: str = ""  # whose it is: what is remembered of others' sequences must not be used for it
     max_nodes: int | None = None  # no more nodes than this are fed
+    method: str | None = None  # who is to draft, where there is a choice (`routing`)
 
 
 # For each sequence that may go on, its id and the scores down to its likeliest last node: whether to draft a level more.
@@ -94,6 +95,19 @@ class ObserveContext:
     verdicts: Sequence[Verdict]
     top_ids: Sequence[npt.NDArray[Any]] = ()
     seconds: float = 0.0  # what the forward pass took
+    width: int = 0  # tokens of its widest row, where more rows were in it than are shown here
+
+    def only(self, places: Sequence[int], k: int) -> "ObserveContext":
+        """Of the sequences at these places alone, and of the likeliest tokens the first k."""
+        width = max(self.width, 1 + max([len(draft) for draft in self.drafts], default=0))
+        return replace(
+            self,
+            seqs=[self.seqs[place] for place in places],
+            drafts=[self.drafts[place] for place in places],
+            verdicts=[self.verdicts[place] for place in places],
+            top_ids=TopIds(lambda i: self.top_ids[places[i]][:, :k], len(places)) if k else (),
+            width=width,
+        )
 
 
 class Proposer(Protocol):

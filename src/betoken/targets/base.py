@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
@@ -74,3 +74,30 @@ class Target(Protocol):
 
     def release(self, row: int) -> None:
         """Forget the row."""
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """A target whose rows can be copied, and that knows what they take."""
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes held for keys and values."""
+
+    def kv_needed(self, rows: int, tokens: int) -> int:
+        """Bytes of so many rows of so many tokens; 0 where that is not known yet."""
+
+    def limit_kv(self, limit: int | None) -> None:
+        """From now on `score` and `load` raise NoRoomError rather than hold more bytes."""
+
+    def save(self, row: int) -> Any:
+        """An opaque copy (with `nbytes`) of the committed tokens' keys and values."""
+
+    def load(self, row: int, saved: Any, length: int) -> None:
+        """Open a new row with the first `length` tokens of a copy."""
+
+    def fork(self, source: int, row: int, length: int) -> None:
+        """Open a new row with the first `length` committed tokens of another."""
+
+    def trim(self) -> None:
+        """Give memory back where no row is open."""

@@ -3,7 +3,8 @@
 Everything about KV, tensors and devices stays in here and in what this module alone imports.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from torch import Tensor
 from transformers import Cache
 
 from betoken.draft import ROOT
-from betoken.kv import SlotCache
+from betoken.errors import NoRoomError
+from betoken.kv import SavedRow, SlotCache
 from betoken.sampling import Sampler
 from betoken.targets.attention import group_heads
 from betoken.targets.base import Feed, TargetInfo
@@ -74,11 +76,45 @@ class HFTarget:
         """Bytes held for keys and values."""
         return self._cache.nbytes
 
+    def kv_needed(self, rows: int, tokens: int) -> int:
+        return self._cache.needed(rows, tokens)
+
+    def limit_kv(self, limit: int | None) -> None:
+        self._cache.limit = limit
+
+    @torch.inference_mode()
+    def save(self, row: int) -> SavedRow:
+        return self._cache.save(self._order.index(row), self._rows[row].length)
+
+    @torch.inference_mode()
+    def load(self, row: int, saved: SavedRow, length: int) -> None:
+        with _out_of_memory():
+            self._cache.load(len(self._order), saved, length)
+        self._order.append(row)
+        self._rows[row] = RowState(length)
+
+    @torch.inference_mode()
+    def fork(self, source: int, row: int, length: int) -> None:
+        with _out_of_memory():
+            self._cache.reserve(len(self._order) + 1, length)
+        self._cache.copy_row(self._order.index(source), len(self._order), length)
+        self._order.append(row)
+        self._rows[row] = RowState(length)
+
+    @torch.inference_mode()
+    def trim(self) -> None:
+        if not self._order:
+            self._cache.trim()
+
     def length(self, row: int) -> int:
         return self._rows[row].length if row in self._rows else 0
 
-    @torch.inference_mode()
     def score(self, feeds: Sequence[Feed]) -> "HFScores":
+        with _out_of_memory():
+            return self._score(feeds)
+
+    @torch.inference_mode()
+    def _score(self, feeds: Sequence[Feed]) -> "HFScores":
         for feed in feeds:
             if feed.row not in self._rows:
                 self._rows[feed.row] = RowState()
@@ -193,6 +229,21 @@ class HFScores:
 
             return likeliest(nodes.numpy(), k)
         return nodes.topk(k, dim=-1).indices.cpu().numpy()
+
+
+@contextlib.contextmanager
+def _out_of_memory() -> Iterator[None]:
+    """However torch says it: NoRoomError."""
+    try:
+        yield
+    except NoRoomError:
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as failure:
+        raise NoRoomError(f"out of memory: {failure}") from failure
+    except RuntimeError as failure:
+        if "allocate memory" not in str(failure):
+            raise
+        raise NoRoomError(f"out of memory: {failure}") from failure
 
 
 def _argmax(logits_BKV: Tensor) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from betoken.draft import EMPTY, ROOT, Draft
+from betoken.errors import NoRoomError
 from betoken.noise import key, uniforms
 from betoken.sampling import Sampler
 from betoken.targets.base import Feed, TargetInfo
@@ -44,13 +45,17 @@ class ToyTarget:
         self._rows: dict[int, _Row] = {}
         self.info = TargetInfo("toy", vocab_size, frozenset(eos_ids), context)
         self.forwards = 0
+        self.limit: int | None = None
 
     def length(self, row: int) -> int:
         return len(self._rows[row].tokens) if row in self._rows else 0
 
     def score(self, feeds: Sequence[Feed]) -> "ToyScores":
         self.forwards += 1
-        return ToyScores(self._logits_of, [self._context(feed) for feed in feeds])
+        fed = [self._context(feed) for feed in feeds]
+        if self.limit is not None and self.kv_bytes > self.limit:
+            raise NoRoomError(f"{self.kv_bytes} tokens; there is room for {self.limit}")
+        return ToyScores(self._logits_of, fed)
 
     def _context(self, feed: Feed) -> "_Fed":
         row = self._rows.setdefault(feed.row, _Row())
@@ -75,6 +80,38 @@ class ToyTarget:
 
     def release(self, row: int) -> None:
         self._rows.pop(row, None)
+
+    @property
+    def kv_bytes(self) -> int:
+        return sum(len(row.tokens) + len(row.catch_up) + len(row.draft) for row in self._rows.values())
+
+    def kv_needed(self, rows: int, tokens: int) -> int:
+        """A token is a byte."""
+        return rows * tokens
+
+    def limit_kv(self, limit: int | None) -> None:
+        self.limit = limit
+
+    def save(self, row: int) -> "_Saved":
+        return _Saved(tuple(self._rows[row].tokens))
+
+    def load(self, row: int, saved: "_Saved", length: int) -> None:
+        self._rows[row] = _Row(list(saved.tokens[:length]))
+
+    def fork(self, source: int, row: int, length: int) -> None:
+        self._rows[row] = _Row(self._rows[source].tokens[:length])
+
+    def trim(self) -> None:
+        """A table holds no memory of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    tokens: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -315,7 +315,7 @@ class Auto(BaseProposer):
             fed = len(draft) if draft is row.draft or _begins(row.draft, draft) else 0
             row.right = row.claims.learn(verdict.tokens, fed, came) if row.claims.asked else None
             row.claims.step += 1
-        width = 1 + max([len(draft) for draft in ctx.drafts])
+        width = max(ctx.width, 1 + max([len(draft) for draft in ctx.drafts]))
         if self.ledger.steps < NEW or self._turn % SELDOM == 0 or width == 1:
             self._curve.learn(step.rows, width, step.context, ctx.seconds)
         following = sum(

@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from betoken.draft import EMPTY, Draft, trunk
 from betoken.errors import BetokenError
 from betoken.policy.claims import Claims
-from betoken.proposers.base import ObserveContext, ProposeContext, Proposer, SeqView, TopIds
+from betoken.proposers.base import ObserveContext, ProposeContext, Proposer, SeqView
 
 LOG = logging.getLogger("betoken.auto")
 # Where nobody pays nobody is thought of for 1, 3, 7, 15 steps.
@@ -107,13 +107,7 @@ class Member:
         k = self.top_ids
         if len(places) == len(ctx.seqs) and k in (0, self.shown_top_ids):
             return ctx
-        return replace(
-            ctx,
-            seqs=[ctx.seqs[place] for place in places],
-            drafts=[ctx.drafts[place] for place in places],
-            verdicts=[ctx.verdicts[place] for place in places],
-            top_ids=TopIds(lambda i: ctx.top_ids[places[i]][:, :k], len(places)) if k else (),
-        )
+        return ctx.only(places, k)
 
     def end(self, seq_id: int) -> None:
         try:

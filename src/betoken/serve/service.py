@@ -1,0 +1,149 @@
+"""A model ready to serve: its engine with all drafting methods in it, the engine's thread, what is counted. No FastAPI."""
+
+import asyncio
+import contextlib
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from betoken.engine import Engine
+from betoken.errors import ParameterError
+from betoken.llm import LLM
+from betoken.methods import PLAIN, spelt
+from betoken.params import SamplingParams
+from betoken.routing import Routed
+from betoken.scheduler import Limits
+from betoken.serve.asking import Asked, Reader
+from betoken.serve.metrics import Lag, Metrics
+from betoken.serve.protocol import Generation
+from betoken.serve.settings import Settings
+from betoken.serve.worker import Call, Worker
+from betoken.speculation import Speculation
+
+LOG = logging.getLogger("betoken.serve")
+# A text of more characters is made into tokens beside the event loop, not in it.
+LONG_TEXT = 4000
+WARM_UP = "Once upon a time there was a town, and in the town there was a house, and in the house there was a town."
+# So many spellings of methods are known by heart.
+METHODS = 256
+NO_NAMESPACE = "\nwarm-up"
+
+
+class Service:
+    """llm:    its own engines are not used; nobody else may use it meanwhile
+    limits: what the engine may do at once
+    """
+
+    def __init__(self, llm: LLM, settings: Settings, limits: Limits) -> None:
+        self.llm, self.settings, self.limits = llm, settings, limits
+        self.lag = Lag()
+        self._known = {llm.method}
+        self._reader = Reader(llm, settings)
+        self.drafting = Routed(llm.drafter, llm.method)
+        engine = Engine(llm.target, self.drafting, limits=limits, isolate=True)
+        self._warm_up(engine)
+        self.metrics = Metrics(settings.name, self._gauges)
+        self.worker = Worker(engine, max_queue=settings.max_queue, watch=self.metrics.watch)
+        self._encoding = ThreadPoolExecutor(1, thread_name_prefix="betoken-encode")
+        self._watching: asyncio.Task[None] | None = None
+
+    def _warm_up(self, engine: Engine) -> None:
+        """Everything compiled and every buffer there before the first client comes; nothing of it is remembered."""
+        for enabled in (True, False):
+            params = SamplingParams(max_tokens=24, seed=0, ignore_eos=True)
+            ask = self.llm.ask(WARM_UP, params, None, NO_NAMESPACE, Speculation(enabled=enabled))
+            engine.add(ask.request(0))
+            engine.run(lambda event: None)
+        self.drafting.forget()
+        engine.rows.prefixes.clear()
+        engine.trim()
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.llm.tokenizer
+
+    @property
+    def context(self) -> int | None:
+        return self.llm.target.info.context
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.worker.start(loop)
+        self._watching = loop.create_task(self.lag.watch())
+
+    async def stop(self) -> None:
+        """End the engine's thread; whoever still waits is told."""
+        self.worker.draining = True
+        await asyncio.to_thread(self.worker.stop)
+        self._encoding.shutdown(cancel_futures=True)
+        if self._watching is not None:
+            self._watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watching
+
+    async def read(self, body: Generation, owner: str) -> Asked:
+        """Raises APIError, ParameterError, PromptError."""
+        if _size(body) > LONG_TEXT:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._encoding, self._reader.read, body, owner)
+        return self._reader.read(body, owner)
+
+    def submit(self, asked: Asked) -> Call:
+        """Raises APIError, ParameterError, PromptError."""
+        self._check_method(asked.asks[0].speculation.method or self.llm.method)
+        for ask in asked.asks:
+            self.worker.engine.check(ask.request(0))
+        return self.worker.submit(asked.requests())
+
+    def _check_method(self, method: str) -> None:
+        """Whether there is such a drafter: one is made, and not kept, for its own is made in the engine's thread."""
+        if method in self._known:
+            return
+        name, options = spelt(method)
+        if name != PLAIN and "load" in options:
+            raise ParameterError(
+                "speculation", method, "a method without the option load, which reads the server's files"
+            )
+        self.llm.drafter(method)
+        if len(self._known) < METHODS:
+            self._known.add(method)
+
+    async def tokens(self, prompt: str | None, messages: Any, special: bool) -> list[int]:
+        """Raises PromptError."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._encoding, self._reader.tokens, prompt, messages, special)
+
+    def text(self, tokens: list[int]) -> str:
+        """Raises ParameterError."""
+        size = self.llm.target.info.vocab_size
+        for token in tokens:
+            if not 0 <= token < size:
+                raise ParameterError("tokens", token, f"token ids from 0 to {size - 1}")
+        return str(self.tokenizer.decode(tokens))
+
+    def check_model(self, name: str | None) -> None:
+        self._reader.check_model(name)
+
+    def _gauges(self) -> dict[str, float]:
+        engine = self.worker.engine
+        held, kept = engine.rows.nbytes, engine.rows.prefixes.nbytes
+        running = engine.running_rows
+        planned = self.limits.kv_bytes or 0
+        return {
+            "num_requests_running": running,
+            "num_requests_waiting": max(0, self.worker.open_requests - running),
+            "kv_cache_usage_perc": held / planned if planned else 0.0,
+            "kv_cache_bytes": held,
+            "kept_prefix_bytes": kept,
+            "policy_budget_nodes": engine.fed_nodes / max(running, 1),
+            "event_loop_lag_seconds": self.lag.last,
+            "event_loop_lag_seconds_max": self.lag.most(),
+        }
+
+
+def _size(body: Generation) -> int:
+    """Characters of a request's texts, roughly: numbers of token ids count as one."""
+    found = 0
+    for value in (getattr(body, "prompt", None), getattr(body, "messages", None), body.prediction):
+        found += len(value) if isinstance(value, str) else len(repr(value)) if value is not None else 0
+    return found
