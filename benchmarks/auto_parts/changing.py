@@ -84,7 +84,10 @@ def _timed(call: Call, span: tuple[int, int]) -> tuple[float, float]:
 
 
 def run(bench: Bench) -> Found:
-    scripts = [make_script(bench, number) for number in range(1 if bench.settings.quick else SCRIPTS)]
+    scripts = [
+        make_script(bench, number)
+        for number in range(1 if bench.settings.quick else min(SCRIPTS, bench.settings.per_group or SCRIPTS))
+    ]
     llm = bench.llm
     said = {script.prompt: script.output for script in scripts}
     stage = ByHand(llm.target, llm._draft, lambda: Measured(llm.curve().points), said)

@@ -3,7 +3,7 @@
 It knows nothing of trees or tokens: it writes where it is told, shows what is there, and moves slots.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -45,11 +45,16 @@ class SlotCache:
     """Keys and values `[rows, heads, slots, dim]` of every layer, grown as needed, zero-filled (0 * NaN would poison a masked slot).
 
     num_layers: how many layers are expected; a layer of another shape than the first gets a tensor of its own
-    limit:      bytes, at most; None: whatever there is
+    in_use:     how many rows and slots hold something; the rest may go where memory is short
+    `limit`: bytes, at most; None: whatever there is
     """
 
-    def __init__(self, num_layers: int, *, device: torch.device, limit: int | None = None) -> None:
-        self._num_layers, self._device, self.limit = num_layers, device, limit
+    def __init__(
+        self, num_layers: int, *, device: torch.device, in_use: Callable[[], tuple[int, int]] | None = None
+    ) -> None:
+        self._num_layers, self._device = num_layers, device
+        self._in_use = in_use
+        self.limit: int | None = None
         self.rows = 0
         self.slots = 0
         self._groups: list[_Group] = []
@@ -77,7 +82,7 @@ class SlotCache:
         """Make room for at least this many rows and slots, keeping what is there. Raises NoRoomError beyond the limit."""
         if rows <= self.rows and slots <= self.slots:
             return
-        rows, slots = self._size(rows, slots)
+        rows, slots = self._size(rows, slots)  # near the limit one of them may even shrink
         for group in self._groups:
             keys, values = group.tensors()
             group.keys_LBHSD, group.values_LBHSD = (_grown(old, rows, slots) for old in (keys, values))
@@ -85,17 +90,17 @@ class SlotCache:
 
     def _size(self, rows: int, slots: int) -> tuple[int, int]:
         """Generous, so that growing is rare; no more than what is needed where the limit is near."""
-        least = max(rows, self.rows), max(slots, self.slots)
+        used = self._in_use() if self._in_use is not None else (self.rows, self.slots)
+        least = max(rows, used[0]), max(slots, used[1])
         rows = max(rows, self.rows) if rows <= self.rows or self.rows == 0 else max(rows, 2 * self.rows)
         if slots > self.slots:
             slots = max(2 * self.slots, -(-slots // SLOT_STEP) * SLOT_STEP)
         slots = max(slots, self.slots)
         if self.limit is None or self.needed(rows, slots) <= self.limit:
             return rows, slots
-        if self.needed(*least) > self.limit:
-            raise NoRoomError(
-                f"keys and values would take {self.needed(*least):,} bytes; there is room for {self.limit:,}"
-            )
+        wanted = self.needed(*least)
+        if wanted > self.limit:
+            raise NoRoomError(f"keys and values would take {wanted:,} bytes; there is room for {self.limit:,}")
         return least
 
     def save(self, row: int, length: int) -> SavedRow:
@@ -204,5 +209,6 @@ class SlotCache:
 def _grown(old: Tensor, rows: int, slots: int) -> Tensor:
     layers, had_rows, heads, had_slots, dim = old.shape
     new = torch.zeros(layers, rows, heads, slots, dim, dtype=old.dtype, device=old.device)
-    new[:, :had_rows, :, :had_slots] = old
+    had_rows, had_slots = min(had_rows, rows), min(had_slots, slots)
+    new[:, :had_rows, :, :had_slots] = old[:, :had_rows, :, :had_slots]
     return new

@@ -57,7 +57,7 @@ class HFTarget:
         self._device = model.device
         lowest = torch.finfo(model.dtype).min
         self._open, self._shut = torch.tensor([0.0, lowest], dtype=model.dtype, device=model.device)
-        self._cache = SlotCache(self._plan.num_layers, device=self._device)
+        self._cache = SlotCache(self._plan.num_layers, device=self._device, in_use=self._in_use)
         self._adapter = _CacheAdapter(self._cache)
         self._order: list[int] = []
         self._rows: dict[int, RowState] = {}
@@ -75,6 +75,9 @@ class HFTarget:
     def kv_bytes(self) -> int:
         """Bytes held for keys and values."""
         return self._cache.nbytes
+
+    def _in_use(self) -> tuple[int, int]:
+        return len(self._order), max([state.used for state in self._rows.values()], default=0)
 
     def kv_needed(self, rows: int, tokens: int) -> int:
         return self._cache.needed(rows, tokens)
