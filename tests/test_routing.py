@@ -34,7 +34,11 @@ class Reader(BaseProposer):
     def observe(self, ctx: ObserveContext) -> None:
         assert {seq.seq_id for seq in ctx.seqs} <= self.known
         k = self.needs.top_ids
-        assert [ids.shape for ids in ctx.top_ids] == [(1 + len(draft), k) for draft in ctx.drafts] if k else not ctx.top_ids
+        assert (
+            [ids.shape for ids in ctx.top_ids] == [(1 + len(draft), k) for draft in ctx.drafts]
+            if k
+            else not ctx.top_ids
+        )
         assert [draft.tokens for draft in ctx.drafts] and len(ctx.verdicts) == len(ctx.seqs)
 
     def end(self, seq_id: int) -> None:
@@ -92,7 +96,9 @@ def test_every_row_has_its_own_drafter() -> None:
 
 
 @pytest.mark.parametrize("where", ["begin", "propose", "observe", "end"])
-def test_a_drafter_that_throws_costs_its_row_its_drafts_and_nothing_else(where: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_drafter_that_throws_costs_its_row_its_drafts_and_nothing_else(
+    where: str, caplog: pytest.LogCaptureFixture
+) -> None:
     methods: list[str | None] = ["throws", "b", "throws"]
     routed = Routed(lambda name: Throws(where) if name == "throws" else make(name), "b")
     with caplog.at_level(logging.WARNING, "betoken"):

@@ -110,7 +110,9 @@ def test_the_output_is_plain_decodings_whatever_is_decided(
 
 @settings(max_examples=40)
 @given(coming=arrivals(), limits=LIMITS, table=st.integers(0, 50), data=st.data())
-def test_who_cancels_takes_nobody_along(coming: list[tuple[int, Request]], limits: Limits, table: int, data: Any) -> None:
+def test_who_cancels_takes_nobody_along(
+    coming: list[tuple[int, Request]], limits: Limits, table: int, data: Any
+) -> None:
     gone = data.draw(st.dictionaries(st.integers(0, len(coming) - 1), st.integers(0, 15)))
     alone = [by_hand(fresh(one), toy(table)) for _, one in coming]
     with worthwhile(2):
@@ -287,7 +289,9 @@ def test_what_is_kept_of_rows() -> None:
     store = Prefixes(100_000)
     first, other = kept(store, 1, 2, 3, 4), kept(store, 9, 9, 9, space="b")
     assert store.find((1, 2, 3, 7), "") == (3, first)
-    assert store.find((9, 9, 9), "") == (0, None) and store.find((9, 9, 9), "b") == (3, other), "never across namespaces"
+    assert store.find((9, 9, 9), "") == (0, None) and store.find((9, 9, 9), "b") == (3, other), (
+        "never across namespaces"
+    )
     assert store.find((1, 7), "") == (0, None), "too little to be worth it"
     longer = kept(store, 1, 2, 3, 4, 5)
     assert len(store) == 2 and store.find((1, 2, 3, 4), "") == (4, longer), "what goes beyond another has all of it"

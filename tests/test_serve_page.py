@@ -2,27 +2,17 @@
 
 import itertools
 import json
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
-
-import betoken
+from serving import served
 
 pytest.importorskip("playwright", reason="the page's tests need Playwright (pip install betoken[dev])")
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
-PAGE = Path(betoken.__file__).parent / "serve" / "page"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
     "--no-sandbox",
@@ -44,30 +34,8 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def server_url() -> Iterator[str]:
-    """Where a server runs: for now a stand-in for it, a program that takes a port and the page's folder."""
-    program = os.environ.get("BETOKEN_TEST_STANDIN")
-    if not program:
-        pytest.skip("there is no server to test the page with: BETOKEN_TEST_STANDIN names none")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, program, str(port), str(PAGE)])
-    try:
-        wait_for(f"http://127.0.0.1:{port}/v1/models")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
-
-
-def wait_for(url: str) -> None:
-    for _ in range(100):
-        try:
-            urlopen(url, timeout=5).close()
-            return
-        except URLError:
-            time.sleep(0.1)
-    raise TimeoutError(f"{url} does not answer")
+    with served() as found:
+        yield found.url
 
 
 @pytest.fixture(scope="module")

@@ -53,8 +53,9 @@ class Settings:
         if not self.keys:
             return "anyone"
         kind, _, given = (authorization or "").partition(" ")
-        digest = _digest(given.strip() if kind.lower() == "bearer" else "")
-        same = [hmac.compare_digest(digest, _digest(key)) for key in self.keys]
+        # Headers are bytes, shown as if they were Latin-1.
+        digest = _digest(given.strip().encode("latin-1", "replace") if kind.lower() == "bearer" else b"")
+        same = [hmac.compare_digest(digest, _digest(key.encode("utf-8", "surrogateescape"))) for key in self.keys]
         return next((f"key-{place}" for place, match in enumerate(same) if match), None)
 
     def namespace(self, owner: str, salt: str = "") -> str:
@@ -62,5 +63,5 @@ class Settings:
         return f"{'' if self.share_index else owner}\n{salt}" if salt or not self.share_index else ""
 
 
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
+def _digest(secret: bytes) -> bytes:
+    return hashlib.sha256(secret).digest()

@@ -502,6 +502,8 @@ function requestBody(prompt, seed, speculation) {
     return_token_sources: true,
     return_speculation_stats: true,
     speculation,
+    // Neither pane may draft from what an earlier race, or the other pane, has said.
+    cache_salt: `race-${[...crypto.getRandomValues(new Uint32Array(4))].join("-")}`,
   };
 }
 
