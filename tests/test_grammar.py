@@ -224,6 +224,8 @@ def test_residual_mode_ends_where_the_grammar_does() -> None:
         ({"json_schema": '{"items":' * 5000 + "{}" + "}" * 5000}, "deep"),
         ({"json_schema": {"const": "x" * 200_000}}, "bytes"),
         ({"json_schema": 3}, "JSON schema"),
+        ({"json_schema": {"minimum": 10**400}}, "out of range"),
+        ({"json_schema": {"const": "\ud800"}}, "surrogate"),
         ({"regex": "[^\\s\\S]"}, "regex"),
         ({"regex": "("}, "unclosed"),
         ({"regex": "(a{1000}){1000}"}, "too many"),

@@ -240,7 +240,10 @@ def _source(spec: GrammarSpec) -> str:
         return str(matcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {texts}"))
     schema = value if spec.kind == "json_schema" else '{"type": "object"}'
     _check_schema(spec.kind, json.loads(schema))
-    return str(matcher.grammar_from_json_schema(schema, defaults={"whitespace_pattern": SPACES}))
+    try:
+        return str(matcher.grammar_from_json_schema(schema, defaults={"whitespace_pattern": SPACES}))
+    except ValueError as failure:  # JSON that is none of theirs: half a character, a number past all floats
+        raise ParameterError(spec.kind, shortened(schema), f"JSON that llguidance reads: {failure}") from None
 
 
 def _check_embedded(grammar: str) -> None:
