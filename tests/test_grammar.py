@@ -225,7 +225,7 @@ def test_residual_mode_ends_where_the_grammar_does() -> None:
         ({"json_schema": {"const": "x" * 200_000}}, "bytes"),
         ({"json_schema": 3}, "JSON schema"),
         ({"json_schema": {"minimum": 10**400}}, "out of range"),
-        ({"json_schema": {"const": "\ud800"}}, "surrogate"),
+        ({"json_schema": {"const": "\ud800"}}, "hex escape"),
         ({"regex": "[^\\s\\S]"}, "regex"),
         ({"regex": "("}, "unclosed"),
         ({"regex": "(a{1000}){1000}"}, "too many"),
