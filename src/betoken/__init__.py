@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from betoken.errors import BetokenError, ModelNotFoundError, ParameterError, PromptError, UnsupportedModelError
+from betoken.grammar_spec import GrammarSpec
 from betoken.params import SamplingParams
 from betoken.speculation import Speculation
 
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LLM",
     "BetokenError",
+    "GrammarSpec",
     "HFTarget",
     "ModelNotFoundError",
     "Output",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from betoken.engine import Engine, Event, Request
+from betoken.grammar import Grammar
 from betoken.outputs import Output, Result, Step
 from betoken.params import SamplingParams
 from betoken.sampling import Sampler
@@ -28,6 +29,7 @@ class Ask:
     reference: tuple[int, ...] = ()
     namespace: str = ""
     speculation: Speculation = USUAL
+    grammar: Grammar | None = None
 
     def request(self, sample: int) -> Request:
         text = Detokenizer(self.tokenizer)
@@ -39,6 +41,7 @@ class Ask:
             reference=self.reference,
             namespace=self.namespace,
             speculation=self.speculation,
+            grammar=self.grammar,
         )
 
     def result(self, answers: Sequence["Answer"]) -> Result:

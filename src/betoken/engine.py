@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from betoken.draft import EMPTY, Draft, clip, trunk
 from betoken.errors import NoRoomError, ParameterError, PromptError
+from betoken.grammar import Grammar
 from betoken.judging import check_drawn, exactly, residually
 from betoken.params import SEED_LIMIT, SamplingParams
 from betoken.proposers.base import ObserveContext, ProposeContext, Proposer, TopIds
@@ -112,19 +113,25 @@ class Engine:
         params: SamplingParams | None = None,
         text: TextStream | None = None,
         ends: int | None = None,
+        grammar: Grammar | None = None,
     ) -> None:
         """Go on with a sequence whose output has ended (`Request.keep`): more context, then another output.
 
         What is decoded is what a new request with all its tokens as the prompt would give; only the new ones are fed.
         params, text, ends: of the next output; by default the last one's params, no text. Counters start anew.
+        grammar: of the next output; by default the last one's, where `params` still ask for it.
         Raises KeyError where no ended sequence of that id is kept; PromptError, ParameterError.
         """
         seq = self._kept[seq_id]
         prompt, params = (*seq.tokens, *tokens), params or seq.request.params
-        request = replace(seq.request, prompt=prompt, params=params, text=text, ends=ends)
+        if grammar is None and params.grammar == seq.request.params.grammar:
+            grammar = seq.request.grammar
+        request = replace(seq.request, prompt=prompt, params=params, text=text, ends=ends, grammar=grammar)
         seq.sampler, seq.stops = self._prepared(request)
         seq.request, seq.stats = request, self._counters(request)
         seq.tokens += tokens
+        if self.target.length(seq_id) == len(prompt):  # the last output ended without a token, so its root was fed
+            self.target.truncate(seq_id, len(prompt) - 1)
         del self._kept[seq_id]
         self._waiting.append(seq)
 
@@ -149,6 +156,7 @@ class Engine:
             vocab_size=info.vocab_size,
             prompt=request.prompt,
             eos_ids=info.eos_ids,
+            grammar=request.grammar,
         )
         return sampler, Stops(params, eos_ids=info.eos_ids, room=room, text=request.text, ends=request.ends)
 
@@ -386,7 +394,7 @@ class Engine:
         seq.tokens += verdict.tokens[:kept]
         del seq.sampler.logprobs[seq.output_length :]
         if len(verdict.tokens) == 0:
-            seq.stops.reason = FinishReason.ABORT
+            seq.stops.reason = FinishReason.STOP if seq.sampler.complete else FinishReason.ABORT
         return verdict if kept == len(verdict.tokens) else Verdict(verdict.path[:kept], verdict.tokens[:kept])
 
     def _observe(self, drafts: list[Draft], verdicts: list[Verdict], scores: Scores, seconds: float) -> None:

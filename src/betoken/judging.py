@@ -30,8 +30,11 @@ def residually(sampler: Sampler, scores: Scores, index: int, draft: Draft) -> Ve
         return sampler.probabilities(scores.logits(index, node), ahead)
 
     verdict = residual(draft, law_at, lambda node: float(chances[node]), sampler.replace)
-    for node, token in zip((ROOT, *verdict.path), verdict.tokens, strict=True):
-        sampler.note(scores.logits(index, node), token)
+    for place, (node, token) in enumerate(zip((ROOT, *verdict.path), verdict.tokens, strict=True)):
+        logits_V = scores.logits(index, node)
+        if sampler.stuck(logits_V):  # the output ends here; what follows was judged by a law without masks
+            return Verdict(verdict.path[:place], verdict.tokens[:place])
+        sampler.note(logits_V, token)
         sampler.push(token)
     return verdict
 

@@ -18,6 +18,7 @@ from betoken.encoding import Encoder, Message
 from betoken.engine import Engine
 from betoken.errors import BetokenError, ParameterError
 from betoken.explain import Explanation, explained
+from betoken.grammar import Compiler
 from betoken.loading import Loaded, Source, describe, load, load_draft
 from betoken.methods import AUTO, allowed, proposer_of, usual
 from betoken.outputs import Result
@@ -93,6 +94,7 @@ class LLM:
         self._target = HFTarget(
             loaded.model, pack=pack, own=loaded.ours, reproducible=reproducible, max_context=max_context
         )
+        self.grammars = Compiler(loaded.tokenizer, self._target.info.vocab_size, self._target.info.eos_ids)
         self._draft: HFTarget | None = None
         small: Loaded | None = None
         try:
@@ -385,6 +387,7 @@ class LLM:
             self._encoder.reference_ids(reference),
             namespace,
             speculation,
+            None if params.grammar is None else self.grammars.compile(params.grammar),
         )
 
     def _meant(self, speculation: Speculation, method: str | None) -> Speculation:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from betoken.errors import ParameterError
+from betoken.grammar_spec import GrammarSpec
 
 SEED_LIMIT = 2**63
 LARGEST = 1e30  # of any number here: room for arithmetic that stays finite; also false for NaN
@@ -36,6 +37,8 @@ class SamplingParams:
     stop:               strings that end the output; they are not part of the text unless include_stop_str is set
     stop_token_ids:     ids that end the output, as well as the model's own end-of-sequence ids
     ignore_eos:         go on after the model's end-of-sequence ids
+    grammar:            the shape the output must have: `{"json_schema": {...}}`, `{"json_object": True}`,
+                        `{"regex": "..."}`, `{"choice": [...]}`, `{"lark": "..."}`; kept as a `GrammarSpec`
     n:                  how many samples of each prompt
     seed:               None: a fresh one per request, returned with the result
     logprobs:           None, or how many of the most likely tokens to report beside each emitted one (raw logits,
@@ -60,11 +63,14 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     include_stop_str: bool = False
     ignore_eos: bool = False
+    grammar: GrammarSpec | None = None
     n: int = 1
     seed: int | None = None
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
+        if self.grammar is not None:
+            object.__setattr__(self, "grammar", GrammarSpec.of(self.grammar))
         for name in ("include_stop_str", "ignore_eos"):
             if not isinstance(getattr(self, name), bool):
                 raise ParameterError(name, getattr(self, name), "True or False")

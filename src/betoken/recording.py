@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from betoken.decoding import Answer
+from betoken.grammar_spec import GrammarSpec
 from betoken.outputs import Output, Result
 from betoken.params import SamplingParams
 from betoken.trace import CONTEXT, OUTPUT, UNNAMED, Conversation, Header, Segment, Writer
@@ -107,6 +108,8 @@ def _asked(params: SamplingParams) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, GrammarSpec):
+        return value.as_mapping()
     if isinstance(value, dict):
         return {str(key): entry for key, entry in value.items()}
     if isinstance(value, tuple):

@@ -1,7 +1,7 @@
 """Logits to distribution, once; then to a token. numpy only: the same code chooses for every target, live or toy.
 
-The order of operations: logit bias, penalties, masks (allowed ids, bad words, min_tokens), temperature, top-k, top-p,
-min-p. What comes out is a law: one float64 log-weight per token, -inf where the token cannot be emitted. The token is
+The order of operations: logit bias, penalties, masks (grammar, allowed ids, bad words, min_tokens), temperature, top-k,
+top-p, min-p. What comes out is a law: one float64 log-weight per token, -inf where the token cannot be emitted. The token is
 `argmax(law + gumbel(seed, sample, position))`, the lowest id where values are equal; at temperature 0 without noise.
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from betoken.errors import ParameterError
+from betoken.grammar import Grammar
 from betoken.noise import DRAFT, REPLACE, STREAMS, NoiseSource, gumbel
 from betoken.params import SamplingParams
 
@@ -32,8 +33,9 @@ class TokenLogprobs:
 
 
 class Sampler:
-    """How one request chooses its tokens: parameters, noise, and the history its penalties look at.
+    """How one request chooses its tokens: parameters, noise, and the history its penalties and its grammar look at.
 
+    grammar: `params.grammar`, compiled for the target
     `choose(logits_V)` is a pure function of (logits, seed, sample, position, history); `push` moves on by one token.
     """
 
@@ -46,8 +48,10 @@ class Sampler:
         prompt: Sequence[int] = (),
         eos_ids: Iterable[int] = (),
         sample: int = 0,
+        grammar: Grammar | None = None,
     ) -> None:
         _check_ids(params, vocab_size, eos_ids)
+        _check_grammar(params, vocab_size, grammar)
         self.params = params
         self.noise = NoiseSource(seed, sample, vocab_size)
         self.output: list[int] = []
@@ -56,13 +60,16 @@ class Sampler:
         self._counts: Counter[int] = Counter()
         self._enders = sorted({*eos_ids, *params.stop_token_ids})
         self._mask = _allowed_mask(params, vocab_size)
+        ends = params.stop_token_ids if params.ignore_eos else self._enders
+        self._matcher = None if grammar is None else grammar.matcher(ends)
         self._bias = (
             np.array([*params.logit_bias], dtype=np.int64),
             np.array([*params.logit_bias.values()], dtype=np.float64),
         )
         penalties = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
         self._penalised = penalties != (1, 0, 0)
-        self._adjusted = self._penalised or bool(params.logit_bias or params.bad_words) or self._mask is not None
+        masked = self._mask is not None or self._matcher is not None
+        self._adjusted = self._penalised or bool(params.logit_bias or params.bad_words) or masked
 
     @property
     def position(self) -> int:
@@ -75,17 +82,32 @@ class Sampler:
         plain = self.params.greedy and not self._adjusted and self.params.logprobs is None
         return plain and self.position >= self.params.min_tokens
 
+    @property
+    def complete(self) -> bool:
+        """Whether there is a grammar, and the output as it stands is all that it asks for."""
+        return self._matcher is not None and self._matcher.accepting
+
     def push(self, token: int) -> None:
         """One more token of the output."""
         self.output.append(token)
+        if self._matcher is not None:
+            self._matcher.push(token)
         if self._penalised:
             self._counts[token] += 1
 
-    def choose(self, logits_V: Logits) -> int:
-        """The token at the next position; notes its log-probability where the request wants them."""
-        token = self.perturbed_argmax(logits_V)
+    def choose(self, logits_V: Logits) -> int | None:
+        """The token at the next position; notes its log-probability where the request wants them. None where the masks
+        leave none."""
+        law = self._allowed_law(logits_V, ())
+        if law is None:
+            return None
+        token = int(np.argmax(self._noisy(self._filtered(law), 0)))
         self.note(logits_V, token)
         return token
+
+    def stuck(self, logits_V: Logits) -> bool:
+        """Whether no token may come next: a grammar is complete, or asks for what other masks forbid."""
+        return self._matcher is not None and self._allowed_law(logits_V, ()) is None
 
     def note(self, logits_V: Logits, token: int) -> None:
         """Note the log-probability of the next token, where the request wants it."""
@@ -98,16 +120,23 @@ class Sampler:
 
     def perturbed(self, logits_V: Logits, ahead: Sequence[int] = ()) -> Law:
         """`[V]` law plus noise: what the argmax is taken of. A drafter that ranks by it shares the target's noise."""
-        law = self.law(logits_V, ahead)
+        return self._noisy(self.law(logits_V, ahead), len(ahead))
+
+    def _noisy(self, law: Law, depth: int) -> Law:
         if not self.params.greedy:
-            law += self.noise.at(self.position + len(ahead))
+            law += self.noise.at(self.position + depth)
         return law
 
     def law(self, logits_V: Logits, ahead: Sequence[int] = ()) -> Law:
-        """`[V]` unnormalised log-weights after every parameter; at temperature 0 the adjusted logits themselves."""
-        law = np.array(logits_V, dtype=np.float64)
-        if self._adjusted or self.position + len(ahead) < self.params.min_tokens:
-            self._adjust(law, ahead)
+        """`[V]` unnormalised log-weights after every parameter; at temperature 0 the adjusted logits themselves.
+
+        Where a grammar knows no such output, or nothing may follow it, the law is one without masks: no token of it is
+        ever emitted, and drafters need no special case.
+        """
+        law = self._allowed_law(logits_V, ahead)
+        return self._filtered(np.array(logits_V, dtype=np.float64) if law is None else law)
+
+    def _filtered(self, law: Law) -> Law:
         if self.params.greedy:
             return law
         law /= self.params.temperature
@@ -134,6 +163,19 @@ class Sampler:
         noise = gumbel(self.noise.seed, self.noise.sample, self.position, len(probabilities_V), stream)
         with np.errstate(divide="ignore"):
             return int(np.argmax(np.log(probabilities_V) + noise))
+
+    def _allowed_law(self, logits_V: Logits, ahead: Sequence[int]) -> Law | None:
+        """`[V]` the adjusted logits; None where a grammar leaves no token."""
+        law = np.array(logits_V, dtype=np.float64)
+        if self._adjusted or self.position + len(ahead) < self.params.min_tokens:
+            self._adjust(law, ahead)
+        if self._matcher is None:
+            return law
+        state = self._matcher.after(ahead)
+        if state is None:
+            return None
+        np.copyto(law, -np.inf, where=~state.allowed)
+        return law if law.max() > -np.inf else None
 
     def _adjust(self, law: Law, ahead: Sequence[int]) -> None:
         ids, bias = self._bias
@@ -245,6 +287,15 @@ def _check_ids(params: SamplingParams, vocab_size: int, eos_ids: Iterable[int]) 
         raise ParameterError(
             "allowed_token_ids", list(allowed)[:8], "at least one token that bad_words and min_tokens leave possible"
         )
+
+
+def _check_grammar(params: SamplingParams, vocab_size: int, grammar: Grammar | None) -> None:
+    """What was asked for has been compiled, and for this target."""
+    if (None if grammar is None else grammar.spec) != params.grammar:
+        found = None if params.grammar is None else params.grammar.kind
+        raise ParameterError("grammar", found, "the same as was compiled; only LLM compiles it by itself")
+    if grammar is not None and grammar.vocab_size != vocab_size:
+        raise ParameterError("grammar", grammar.vocab_size, f"one compiled for a vocabulary of {vocab_size}")
 
 
 def _as_ids(word: str | tuple[int, ...]) -> tuple[int, ...]:

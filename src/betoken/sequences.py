@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from betoken.grammar import Grammar
 from betoken.params import SamplingParams
 from betoken.proposers.base import SeqView
 from betoken.sampling import Sampler, TokenLogprobs
@@ -20,6 +21,7 @@ class Request:
     reference: a text the output is expected to follow mostly (read by the method `reference`)
     namespace: whose it is; nobody else's text has a say in its drafts
     speculation: whether anything is drafted for it, and how much; its method is for whoever chose this engine
+    grammar: `params.grammar`, compiled for the target (`grammar.Compiler`)
     keep:   the row stays when the output ends, for `Engine.extend`; until then, or `abort`, it holds memory
     """
 
@@ -32,6 +34,7 @@ class Request:
     namespace: str = ""
     keep: bool = False
     speculation: Speculation = USUAL
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)

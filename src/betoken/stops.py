@@ -11,7 +11,7 @@ from betoken.params import SamplingParams
 
 
 class FinishReason(StrEnum):
-    """Why an output ended: an end-of-sequence or stop id, a stop string, max_tokens, the end of the context, the end of
+    """Why an output ended: an end-of-sequence or stop id, a stop string (or a grammar that allows nothing more), max_tokens, the end of the context, the end of
     a recording; "abort" where the target had nothing more to say."""
 
     EOS = "eos"
