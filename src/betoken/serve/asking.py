@@ -14,6 +14,7 @@ from betoken.params import SEED_LIMIT, SamplingParams
 from betoken.serve.errors import APIError
 from betoken.serve.protocol import ChatRequest, CompletionRequest, Generation, Message
 from betoken.serve.settings import Settings
+from betoken.serve.structured import form_of, renamed
 from betoken.speculation import Speculation
 
 LOG = logging.getLogger("betoken.serve")
@@ -57,11 +58,19 @@ class Reader:
         self._check(body)
         chat = isinstance(body, ChatRequest)
         prompts = [self._conversation(body)] if isinstance(body, ChatRequest) else self._prompts(body)
-        params = self._params(body)
+        field, form = form_of(body)
+        params = self._params(body).replaced(grammar=form)
         wish = Speculation.of(None if body.speculation is None else body.speculation.model_dump())
         wish = replace(wish, method=wish.method or self._llm.method)
         space = self._settings.namespace(owner, body.cache_salt or "")
         expected = None if body.prediction is None else _text(body.prediction.content, "prediction") or None
+        try:
+            if form is not None:
+                self._llm.grammars.compile(
+                    form
+                )  # kept there, so that what is wrong with it goes by the client's name of it
+        except ParameterError as failure:
+            raise renamed(failure, field) from failure
         asks = tuple(self._llm.ask(prompt, params, expected, space, wish) for prompt in prompts)
         return Asked(asks, body, chat)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from betoken.engine import Engine
 from betoken.errors import ParameterError
+from betoken.grammar_spec import GrammarSpec
 from betoken.llm import LLM
 from betoken.methods import PLAIN, spelt
 from betoken.params import SamplingParams
@@ -17,6 +18,7 @@ from betoken.serve.asking import Asked, Reader
 from betoken.serve.metrics import Lag, Metrics
 from betoken.serve.protocol import Generation
 from betoken.serve.settings import Settings
+from betoken.serve.structured import form_of
 from betoken.serve.worker import Call, Worker
 from betoken.speculation import Speculation
 
@@ -54,6 +56,7 @@ class Service:
             ask = self.llm.ask(WARM_UP, params, None, NO_NAMESPACE, Speculation(enabled=enabled))
             engine.add(ask.request(0))
             engine.run(lambda event: None)
+        self.llm.grammars.compile(GrammarSpec("json_object"))
         self.drafting.forget()
         engine.rows.prefixes.clear()
         engine.trim()
@@ -83,7 +86,7 @@ class Service:
 
     async def read(self, body: Generation, owner: str) -> Asked:
         """Raises APIError, ParameterError, PromptError."""
-        if _size(body) > LONG_TEXT:
+        if _size(body) > LONG_TEXT or form_of(body)[1] is not None:  # a grammar may take a while to compile
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._encoding, self._reader.read, body, owner)
         return self._reader.read(body, owner)
