@@ -73,9 +73,11 @@ class Call:
                 self._first = await self._queue.get()
         except TimeoutError:
             return
-        if isinstance(self._first, APIError):
+        first = self._first
+        failure = first if isinstance(first, APIError) else first.event.failure
+        if failure is not None:
             self.close()
-            raise self._first
+            raise readable(failure)
 
     async def parts(self, alive: float = float("inf")) -> AsyncGenerator[Part | None]:
         """All parts. None where there was nothing for so many seconds. Raises APIError; closes itself."""
