@@ -51,7 +51,7 @@ SAYS: dict[int | str, dict[str, Any]] = {
     )
 }
 EVENTS = {
-    "text/event-stream": {"schema": {"type": "string", "description": "chunks, then [DONE], where stream is true"}}
+    "text/event-stream": {"schema": {"description": "events of chunks, then of [DONE], where stream is true"}}
 }
 KEY = Depends(HTTPBearer(auto_error=False, description="one of the server's keys, where it has any"))
 Key = Annotated[HTTPAuthorizationCredentials | None, KEY]
