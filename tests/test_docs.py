@@ -8,10 +8,12 @@ few more options (fewer prompts, shorter answers); `make` targets are resolved b
 import re
 import shlex
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from serving import served
 from tiny_models import save_pair
 from typer.testing import CliRunner
 
@@ -30,6 +32,7 @@ QUICK = {
     "record": ["--max-tokens", "8", "--per-group", "1"],
     "replay": [],
 }
+SERVER = "http://127.0.0.1:8000"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -64,11 +67,30 @@ def place(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def server_url() -> Iterator[str]:
+    """Where the texts say a server is: http://127.0.0.1:8000."""
+    with served() as found:
+        yield found.url
+
+
 @pytest.mark.parametrize("page", named("python"))
-def test_python_snippets_run(page: Path, place: Path) -> None:
+def test_python_snippets_run(page: Path, place: Path, request: pytest.FixtureRequest) -> None:
     namespace: dict[str, Any] = {}
     for snippet in blocks(page, "python"):
+        if SERVER in page.read_text(encoding="utf-8"):
+            snippet = snippet.replace(SERVER, request.getfixturevalue("server_url"))
         exec(compile(snippet, page.name, "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", named("bash"))
+def test_requests_are_answered(page: Path, server_url: str) -> None:
+    """Lines of `curl`, at a server that runs."""
+    for line in (line for block in blocks(page, "bash") for line in block.splitlines()):
+        assert line.startswith("curl ") and SERVER in line
+        asked = ["curl", "--fail", "--silent", "--max-time", "60", *shlex.split(line.replace(SERVER, server_url))[1:]]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and done.stdout, f"{line}: {done.stderr}"
 
 
 @pytest.mark.parametrize("page", named("sh"))

@@ -245,9 +245,9 @@ def test_a_full_queue_says_so() -> None:
             while server.service.worker.open_requests < 2:
                 time.sleep(0.01)
             full = httpx.post(server.v1 + "/completions", json=TEXT)
-            check(full, 503, code="overloaded")
+            check(full, 429, code="overloaded")
             assert full.headers["retry-after"] == "1"
-            assert httpx.post(server.v1 + "/completions", json={**TEXT, "stream": True}).status_code == 503
+            assert httpx.post(server.v1 + "/completions", json={**TEXT, "stream": True}).status_code == 429
         assert waiting.result().status_code == 200
         assert at_rest(server)
 

@@ -46,13 +46,12 @@ SAYS: dict[int | str, dict[str, Any]] = {
         (404, "no such model"),
         (408, "the request did not come in time"),
         (413, "the request is too large"),
+        (429, "too many requests wait already"),
         (500, "an error of the server"),
-        (503, "too much to do, out of memory, or about to end"),
+        (503, "no memory, or about to end"),
     )
 }
-EVENTS = {
-    "text/event-stream": {"schema": {"description": "events of chunks, then of [DONE], where stream is true"}}
-}
+EVENTS = {"text/event-stream": {"schema": {"description": "events of chunks, then of [DONE], where stream is true"}}}
 KEY = Depends(HTTPBearer(auto_error=False, description="one of the server's keys, where it has any"))
 Key = Annotated[HTTPAuthorizationCredentials | None, KEY]
 

@@ -7,7 +7,7 @@ from betoken.errors import BetokenError, NoRoomError, ParameterError, PromptErro
 
 INVALID, AUTHENTICATION, NOT_FOUND = "invalid_request_error", "authentication_error", "not_found_error"
 OVERLOADED, INTERNAL = "overloaded_error", "internal_server_error"
-KINDS = {401: AUTHENTICATION, 404: NOT_FOUND, 500: INTERNAL, 503: OVERLOADED}
+KINDS = {401: AUTHENTICATION, 404: NOT_FOUND, 429: OVERLOADED, 500: INTERNAL, 503: OVERLOADED}
 # Ours where it is not OpenAI's name.
 NAMES = {"include_stop_str": "include_stop_str_in_output", "grammar": "response_format"}
 
@@ -34,10 +34,10 @@ class APIError(Exception):
 
 
 class ServerBusyError(APIError):
-    """The queue is full, or the server is about to end."""
+    """The queue is full (429), or the server is about to end (503)."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(503, message, code="overloaded", headers={"Retry-After": "1"})
+    def __init__(self, message: str, status: int = 503) -> None:
+        super().__init__(status, message, code="overloaded", headers={"Retry-After": "1"})
 
 
 class EngineDiedError(APIError):

@@ -177,7 +177,7 @@ class Worker:
             raise ServerBusyError("the server is about to end; ask another one")
         with self._lock:
             if self._open + len(requests) > self._max_queue + self.engine.limits.rows:
-                raise ServerBusyError(f"{self._open} requests are being served or wait already; try again later")
+                raise ServerBusyError(f"{self._open} requests are being served or wait already; try again later", 429)
             self._open += len(requests)
         call = Call(self, requests)
         for ticket in call.tickets:
