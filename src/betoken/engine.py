@@ -16,9 +16,9 @@ from betoken.grammar import Grammar
 from betoken.judging import check_drawn, exactly, residually
 from betoken.params import SEED_LIMIT, SamplingParams
 from betoken.proposers.base import ObserveContext, ProposeContext, Proposer, TopIds
-from betoken.rows import Rows
+from betoken.queueing import Queue
 from betoken.sampling import Sampler
-from betoken.scheduler import Limits, Pace, shares
+from betoken.scheduler import Limits
 from betoken.sequences import Event as Event
 from betoken.sequences import Request as Request
 from betoken.sequences import Running as Running
@@ -29,11 +29,9 @@ from betoken.verify import Verdict
 
 TARGET = "target"
 NOTHING = Verdict((), ())
-# How often a prompt that found no memory is tried again.
-PATIENCE = 3
 
 
-class Engine:
+class Engine(Queue):
     """Many requests, one target, at most one proposer. Rows join and leave at any step; each accepts its own length.
 
     acceptance: "exact" (the same seed gives the same text whatever is drafted) or "residual" (the classical rule: the
@@ -67,32 +65,11 @@ class Engine:
             raise ParameterError("acceptance", acceptance, '"exact" or "residual"')
         if max_nodes < 0:
             raise ParameterError("max_nodes", max_nodes, "a whole number of at least 0")
-        self.target, self.proposer = target, proposer
+        super().__init__(target, limits or Limits(rows=max_rows, chunk=chunk))
+        self.proposer, self._max_nodes = proposer, max_nodes
         self._residual = acceptance == "residual"
-        self.limits, self._max_nodes = limits or Limits(rows=max_rows, chunk=chunk), max_nodes
         self._clock, self._isolate = clock, isolate
         self._ids = itertools.count()
-        self._waiting: list[Running] = []
-        self._reading: list[Running] = []
-        self._live: list[Running] = []
-        self._kept: dict[int, Running] = {}
-        self.rows, self._pace = Rows(target, self.limits), Pace(self.limits)
-        self._nodes = 0  # fed in the last step
-
-    @property
-    def unfinished(self) -> int:
-        """How many requests are waiting, or read, or decoding."""
-        return len(self._waiting) + self.running_rows
-
-    @property
-    def running_rows(self) -> int:
-        """How many have a row."""
-        return len(self._reading) + len(self._live)
-
-    @property
-    def fed_nodes(self) -> int:
-        """How many nodes the last step fed, of all rows."""
-        return self._nodes
 
     def add(self, request: Request) -> int:
         """Take a request; its id is in every event about it. Raises PromptError, ParameterError."""
@@ -174,13 +151,6 @@ class Engine:
             )
         return context - len(prompt)
 
-    def running(self, seq_id: int) -> Running:
-        """The state of an unfinished request. Raises KeyError for any other id."""
-        for seq in (*self._live, *self._reading, *self._waiting):
-            if seq.seq_id == seq_id:
-                return seq
-        raise KeyError(seq_id)
-
     def abort(self, seq_id: int) -> None:
         """Forget a request, wherever it is."""
         for group in (self._waiting, self._reading, self._live):
@@ -203,7 +173,7 @@ class Engine:
         try:
             scores = self.target.score(feeds)
         except NoRoomError as failure:
-            return events + self._make_room(failure)
+            return events if self._made_room() else [*events, self._failed(self._live[0], failure)]
         scored = self._clock()
         verdicts, failed = self._verdicts(drafts, scores)
         self._observe(drafts, verdicts, scores, scored - drafted)
@@ -226,32 +196,18 @@ class Engine:
             for event in self.step():
                 on_event(event)
 
-    def trim(self) -> None:
-        """Give memory back, while nothing is to be done."""
-        if not self.unfinished and not self._kept:
-            self.rows.trim()
-
-    def _admit(self) -> None:
-        while self._waiting and self.running_rows < self.limits.rows:
-            if not self.rows.fits(self._waiting[0], [*self._reading, *self._live]):
-                return
-            self._reading.append(self._waiting.pop(0))
-
     def _read(self) -> list[Event]:
         """Of the prompts as much as this step has room for; first tokens where they end."""
         events: list[Event] = []
-        left = [seq.to_read - self.target.length(seq.seq_id) for seq in self._reading]
-        room = self._pace.room(len(self._live), self._nodes)
-        for seq, count in zip(tuple(self._reading), shares(left, room), strict=True):
-            if count or seq.resumes:
-                events += self._read_some(seq, count)
+        for seq, count in self._planned():
+            events += self._read_some(seq, count)
         return events
 
     def _read_some(self, seq: Running, count: int) -> list[Event]:
         try:
             return self._prefill(seq, count)
         except NoRoomError as failure:
-            return self._turn_away(seq, failure)
+            return [] if self._may_wait(seq) else [self._failed(seq, failure)]
         except Exception as failure:
             if not self._isolate:
                 raise
@@ -290,33 +246,6 @@ class Engine:
             self.proposer.begin(seq.view())
             seq.begun = True
         return [event]
-
-    def _turn_away(self, seq: Running, failure: NoRoomError) -> list[Event]:
-        """No memory to read it: it waits until others have ended, some times; alone, or in vain, it fails."""
-        seq.turned_away += 1
-        if self.running_rows > 1 and seq.turned_away < PATIENCE:
-            self._give_up(self._reading, seq)
-            return []
-        return [self._failed(seq, failure)]
-
-    def _make_room(self, failure: NoRoomError) -> list[Event]:
-        """No memory for this step: what is kept of ended rows goes first, then the youngest row has to wait; the last one fails."""
-        if len(self.rows.prefixes):
-            self.rows.prefixes.clear()
-        elif self._reading:
-            self._give_up(self._reading, self._reading[-1])
-        elif len(self._live) > 1:
-            self._give_up(self._live, self._live[-1])
-        else:
-            return [self._failed(self._live[0], failure)]
-        return []
-
-    def _give_up(self, group: list[Running], seq: Running) -> None:
-        """Its row is released; it is the next to be read again."""
-        group.remove(seq)
-        self.target.release(seq.seq_id)
-        seq.resumes = seq.output_length > 0
-        self._waiting.insert(0, seq)
 
     def _failed(self, seq: Running, failure: Exception) -> Event:
         if not self._isolate:
