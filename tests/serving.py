@@ -48,7 +48,7 @@ def another() -> LLM:
 
 @contextlib.contextmanager
 def served(llm: LLM | None = None, limits: Limits = LIMITS, **settings: Any) -> Iterator[Served]:
-    service = Service(llm or embedded(), Settings(name=NAME, **settings), limits)
+    service = Service(lambda: llm or embedded(), Settings(name=NAME, **settings), lambda llm: limits)
     with serving(service) as found:
         yield found
 

@@ -28,8 +28,9 @@ CHECKS = (not_a_server_error, content_type_conformance, response_schema_conforma
 @pytest.fixture(scope="module")
 def server() -> Iterator[Served]:
     """A context so short that every answer ends soon."""
+    limits = Limits(rows=4, stall=2.0, kv_bytes=1 << 28, kept_bytes=1 << 24)
     with LLM(demo.pair()[0], method="auto", max_rows=4, max_context=48) as llm:
-        service = Service(llm, Settings(name=NAME), Limits(rows=4, stall=2.0, kv_bytes=1 << 28, kept_bytes=1 << 24))
+        service = Service(lambda: llm, Settings(name=NAME), lambda llm: limits)
         with serving(service) as found:
             yield found
             assert at_rest(found)

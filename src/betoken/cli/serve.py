@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
@@ -98,16 +98,19 @@ def _serve(given: dict[str, object]) -> None:
     places = {name: value for name, value in given.items() if name in Place.__dataclass_fields__}
     files = {name: given[f"ssl_{name}"] and str(given[f"ssl_{name}"]) for name in ("keyfile", "certfile")}
     place = Place(**places, **files)  # type: ignore[arg-type]
+    rows, memory = cast(int, given["max_rows"]), cast(float | None, given["kv_memory"])
     with listen(place) as bound:
         if place.port == 0:
             place = Place(**{**places, **files, "port": bound.getsockname()[1]})
         with busy("loading"):
-            llm = _load(given)
-        with llm:
-            limits = planned(llm, given["max_rows"], given["kv_memory"])  # type: ignore[arg-type]
-            with busy("warming up"):
-                service = Service(llm, settings, limits)
-            run(service, place, bound, lambda: _greet(llm, limits, place.url, settings.name, bool(settings.keys)))
+            service = Service(lambda: _load(given), settings, lambda llm: planned(llm, rows, memory))
+        with service.llm as llm:
+            run(
+                service,
+                place,
+                bound,
+                lambda: _greet(llm, service.limits, place.url, settings.name, bool(settings.keys)),
+            )
 
 
 def _name(given: dict[str, object]) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -32,22 +33,28 @@ NO_NAMESPACE = "\nwarm-up"
 
 
 class Service:
-    """llm:    its own engines are not used; nobody else may use it meanwhile
-    limits: what the engine may do at once
+    """load: the model, called in the engine's thread; the LLM's own engines are not used, and nobody else may use it meanwhile
+    plan: what the engine may do at once
+
+    Raises what `load` raises.
     """
 
-    def __init__(self, llm: LLM, settings: Settings, limits: Limits) -> None:
-        self.llm, self.settings, self.limits = llm, settings, limits
-        self.lag = Lag()
-        self._known = {llm.method}
-        self._reader = Reader(llm, settings)
-        self.drafting = Routed(llm.drafter, llm.method)
-        engine = Engine(llm.target, self.drafting, limits=limits, isolate=True)
-        self._warm_up(engine)
+    def __init__(self, load: Callable[[], LLM], settings: Settings, plan: Callable[[LLM], Limits]) -> None:
+        self.settings, self.lag = settings, Lag()
         self.metrics = Metrics(settings.name, self._gauges)
-        self.worker = Worker(engine, max_queue=settings.max_queue, watch=self.metrics.watch)
+        self.worker = Worker(lambda: self._engine(load(), plan), max_queue=settings.max_queue, watch=self.metrics.watch)
+        self.worker.start()
+        self._reader = Reader(self.llm, settings)
+        self._known = {self.llm.method}
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="betoken-encode")
         self._watching: asyncio.Task[None] | None = None
+
+    def _engine(self, llm: LLM, plan: Callable[[LLM], Limits]) -> Engine:
+        self.llm, self.limits = llm, plan(llm)
+        self.drafting = Routed(llm.drafter, llm.method)
+        engine = Engine(llm.target, self.drafting, limits=self.limits, isolate=True)
+        self._warm_up(engine)
+        return engine
 
     def _warm_up(self, engine: Engine) -> None:
         """Everything compiled and every buffer there before the first client comes; nothing of it is remembered."""
@@ -71,7 +78,7 @@ class Service:
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self.worker.start(loop)
+        self.worker.listen(loop)
         self._watching = loop.create_task(self.lag.watch())
 
     async def stop(self) -> None:

@@ -127,20 +127,23 @@ class Counts:
 class Worker:
     """Steps an engine in a thread of its own.
 
-    engine:  nobody else may touch it once the thread runs; one that isolates errors
+    build:   makes the engine, one that isolates errors, in the thread, for whatever computes with torch has to stay there: as soon as
+             another thread of the process has computed anything in parallel, OpenMP's threads sleep between two operations instead
+             of spinning, and a step of a small model takes twice as long
     watch:   told after each step what came of it, when it began, and when it ended (metrics)
     """
 
     def __init__(
         self,
-        engine: Engine,
+        build: Callable[[], Engine],
         *,
         max_queue: int,
         watch: Watcher | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.engine, self.clock = engine, clock
-        self._max_queue, self._watch = max_queue, watch
+        self.engine: Engine
+        self.clock = clock
+        self._max_queue, self._build, self._watch = max_queue, build, watch
         self._inbox: SimpleQueue[tuple[str, Any]] = SimpleQueue()
         self._tickets: dict[int, Ticket] = {}
         self._open = 0
@@ -148,11 +151,19 @@ class Worker:
         self.failure: BaseException | None = None
         self.draining = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="betoken-engine", daemon=True)
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def start(self) -> None:
+        """Start the thread; returns when there is an engine. Raises what `build` raised."""
         self._thread.start()
+        self._ready.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    def listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The event loop that is told what comes of calls."""
+        self._loop = loop
 
     def stop(self) -> None:
         """End the thread after its step; waits for it."""
@@ -192,12 +203,17 @@ class Worker:
 
     def _run(self) -> None:
         try:
+            self.engine = self._build()
+            self._ready.set()
             while self._hear():
                 if self.engine.unfinished:
                     self._step()
         except BaseException as failure:
-            LOG.exception("the engine has died")
+            if self._ready.is_set():
+                LOG.exception("the engine has died")
             self._die(failure)
+        finally:
+            self._ready.set()
 
     def _hear(self) -> bool:
         """Everything in the inbox; without work, wait for something. False: the end."""
