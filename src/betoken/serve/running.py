@@ -18,6 +18,7 @@ from betoken.errors import BetokenError
 from betoken.llm import LLM
 from betoken.scheduler import Limits
 from betoken.serve.app import create_app
+from betoken.serve.heap import settle
 from betoken.serve.service import Service
 
 GIGABYTE = 1 << 30
@@ -141,6 +142,7 @@ def serve(service: Service, place: Place, bound: socket.socket, ready: Callable[
     except OSError as failure:
         raise BetokenError(f"the TLS files cannot be used: {failure.strerror or failure}") from failure
     server = Server(config, service, ready)
+    settle()
     server.run([bound])
 
 

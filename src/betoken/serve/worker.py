@@ -15,6 +15,7 @@ from typing import Any
 
 from betoken.engine import Engine, Event, Request
 from betoken.serve.errors import APIError, EngineDiedError, ServerBusyError, readable
+from betoken.serve.heap import give_back
 from betoken.stats import Stats
 from betoken.stops import FinishReason
 
@@ -226,6 +227,7 @@ class Worker:
                 if not idle:
                     return True
                 self.engine.trim()
+                give_back()
                 patience = None  # once is enough
                 continue
             if what == "stop":
