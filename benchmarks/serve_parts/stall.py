@@ -1,0 +1,39 @@
+"""How long the server's event loop was kept from its work at 32 clients, in its own words.
+
+`betoken:event_loop_lag_seconds_max` is the largest lag since the last scrape: scraped before and after each round.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+
+from figures import Figure, Found
+from rich.progress import track
+
+from serve_parts.common import CLIENTS, Bench
+from serve_parts.contest import new_salt
+from serve_parts.load import load
+from serve_parts.process import ServerFailedError
+from serve_parts.sides import Betoken
+
+METRIC = "event_loop_lag_seconds_max"
+BOUND_MS = 20.0
+
+
+def run(bench: Bench) -> Found:
+    most = max(CLIENTS)
+    lags = []
+    with Betoken() as server:
+        if METRIC not in server.metrics():
+            raise ServerFailedError(f"/metrics has no betoken:{METRIC}")
+        load(server.url, bench.asks(server, most, new_salt()), most).replies()
+        for _ in track(range(bench.settings.rounds), "stall", console=bench.console, transient=True):
+            server.metrics()
+            done = load(server.url, bench.asks(server, most, new_salt()), most)
+            lags.append(1000 * server.metrics()[METRIC])
+            done.replies()
+    more = {"median round": median(lags), "rounds": len(lags)}
+    figure = Figure(
+        f"longest stall of the event loop, {most} clients, ms", max(lags), BOUND_MS, most=True, strict=True, more=more
+    )
+    return Found([figure], [{"longest_ms": lags}])

@@ -1,0 +1,67 @@
+"""`betoken serve` against `transformers serve`: same weights and dtype, same prompts, greedy, tokens counted by one counter.
+
+`transformers serve` runs with continuous batching and, beside it, without; at each number of clients its faster mode counts. Each
+round of ours has salts of its own; `transformers serve` has no such thing and may share the KV of prompts that it has seen.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from statistics import mean, median
+from typing import Any
+
+from figures import Figure, Found, held
+
+from serve_parts.common import CLIENTS, Bench, many
+from serve_parts.contest import Outcome, Rival, contest
+from serve_parts.process import ServerFailedError
+from serve_parts.sides import Betoken, Transformers
+
+BOUNDS = {1: 1.5, 8: 1.5, 32: 1.2}
+OURS = "betoken"
+
+
+def run(bench: Bench) -> Found:
+    found = Found()
+    with ExitStack() as open_servers:
+        ours = open_servers.enter_context(Betoken())
+        bench.keep(ours, about=ours.about)
+        rivals = [Rival(OURS, ours), *_rivals(bench, open_servers, ours.about["dtype"])]
+        for clients in CLIENTS:
+            outcome = contest(bench, clients, rivals)
+            found.figures.append(_figure(clients, outcome, [rival.name for rival in rivals[1:]]))
+            found.data.append({"clients": clients, **outcome.as_json()})
+            bench.say(f"{many(clients)}: {found.figures[-1].value:.3f} of {found.figures[-1].more['rival']}")
+    return found
+
+
+def _rivals(bench: Bench, open_servers: ExitStack, dtype: str) -> list[Rival]:
+    """Both modes, where they work; why one does not is kept."""
+    rivals = []
+    for batching in (True, False):
+        server = Transformers(str(bench.model), dtype, batching=batching)
+        try:
+            open_servers.enter_context(server)
+        except ServerFailedError as failure:
+            bench.say(f"{server.name} does not work here: {failure}")
+            bench.keep(server, failure=f"{failure}\n{server.tail()}")
+            continue
+        bench.keep(server)
+        rivals.append(Rival(server.name, server))
+    if not rivals:
+        raise ServerFailedError("transformers serve does not work here in any mode (it needs accelerate and psutil)")
+    return rivals
+
+
+def _figure(clients: int, outcome: Outcome, rivals: list[str]) -> Figure:
+    """Against the faster mode."""
+    rival = max(rivals, key=outcome.rate)
+    more: dict[str, Any] = {
+        "rival": rival,
+        "its tokens/s": outcome.rate(rival),
+        "ours": outcome.rate(OURS),
+        "its first text, ms": 1000 * median(outcome.firsts[rival]),
+        "ours, ms": 1000 * median(outcome.firsts[OURS]),
+        "identical": mean(outcome.alike[rival]),
+    }
+    return held(f"{many(clients)}, betoken/transformers", outcome.ratios(OURS, rival), BOUNDS[clients], **more)
