@@ -11,6 +11,8 @@ from 10,000 resamples of the rounds. Tokens are counted by one counter: the mode
     turns       the first text of a second turn with 2,000 tokens of history, against a cold start
     memory      what is left of 10,000 short requests
 
+Where other processes were at work meanwhile, it is measured again; where they never stop, that is said, and nothing is worth believing.
+
 What a server has said before must not help the side that speculates: every round has salts (`cache_salt`) of its own, and within a
 round every prompt comes once under each. --quick shows in a minute or two that everything runs.
 """
@@ -56,6 +58,8 @@ def environment(bench: Bench) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
         "servers": bench.servers,
+        "measured again": bench.repeated,
+        "kept though disturbed": bench.disturbed,
         "settings": asdict(bench.settings),
     }
 
@@ -129,6 +133,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     bench = Bench(asked(args))
     failures = measure(bench, args.only or [*PARTS], args.output)
+    if bench.repeated or bench.disturbed:
+        bench.say(
+            f"others were at work: measured again {bench.repeated} times; {bench.disturbed} times kept, for want of a quiet moment"
+        )
     if bench.differences:
         Console().print(f"[bold red]{len(bench.differences)} outputs differ from those without speculation")
     return 1 if failures or bench.differences else 0

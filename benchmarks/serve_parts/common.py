@@ -51,6 +51,7 @@ class Bench:
         self.settings = settings
         self.console = Console(stderr=True)
         self.differences: list[dict[str, Any]] = []
+        self.repeated = self.disturbed = 0
         self.servers: dict[str, dict[str, Any]] = {}
 
     @cached_property

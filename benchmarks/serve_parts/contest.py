@@ -11,7 +11,8 @@ from typing import Any
 from rich.progress import track
 
 from serve_parts.common import WARM_UP_TOKENS, Bench, many
-from serve_parts.load import Reply, load
+from serve_parts.load import Reply, Round, load
+from serve_parts.quiet import quietly
 from serve_parts.sides import Side
 
 CONTEXT = 40
@@ -32,19 +33,34 @@ class Rival:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Turn:
+    """A round of one rival, and the processor seconds its server took."""
+
+    round: Round
+    cpu_seconds: float
+
+
 @dataclass
 class Outcome:
     """By rival and round.
 
     rates:       tokens a second, prompts included
     firsts:      mean seconds to the first text
+    processors:  that were busy with it, in the mean
     alike:       shares of texts that are the first rival's; where one differs, it is among `differences`
     """
 
     rates: dict[str, list[float]]
     firsts: dict[str, list[float]]
     alike: dict[str, list[float]]
+    processors: dict[str, list[float]]
     differences: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Outcome:
+        rates, firsts, alike, processors = ({name: list[float]() for name in names} for _ in range(4))
+        return cls(rates, firsts, alike, processors)
 
     def ratios(self, name: str, other: str) -> list[float]:
         return [mine / theirs for mine, theirs in zip(self.rates[name], self.rates[other], strict=True)]
@@ -56,6 +72,7 @@ class Outcome:
         return {
             "tokens_per_s": self.rates,
             "first_text_s": self.firsts,
+            "processors": self.processors,
             "identical": self.alike,
             "differences": self.differences,
         }
@@ -64,17 +81,19 @@ class Outcome:
 def contest(bench: Bench, clients: int, rivals: Sequence[Rival]) -> Outcome:
     """Rounds at one number of clients, after one short round for everyone that does not count."""
     names = [rival.name for rival in rivals]
-    outcome = Outcome(_empty(names), _empty(names), _empty(names))
+    outcome = Outcome.of(names)
     for rival in rivals:
-        _round(bench, clients, rival, max_tokens=WARM_UP_TOKENS)
+        _turn(bench, clients, rival, max_tokens=WARM_UP_TOKENS)
     label = many(clients)
     for number in track(range(bench.settings.rounds), label, console=bench.console, transient=True):
-        turn = number % len(rivals)
+        start = number % len(rivals)
         said: dict[str, list[Reply]] = {}
-        for rival in (*rivals[turn:], *rivals[:turn]):
-            said[rival.name], seconds = _round(bench, clients, rival)
-            outcome.rates[rival.name].append(bench.tokens(said[rival.name]) / seconds)
+        for rival in (*rivals[start:], *rivals[:start]):
+            turn = quietly(bench, lambda rival=rival: _turn(bench, clients, rival))  # type: ignore[misc]
+            said[rival.name] = turn.round.replies()
+            outcome.rates[rival.name].append(bench.tokens(said[rival.name]) / turn.round.seconds)
             outcome.firsts[rival.name].append(mean(reply.first for reply in said[rival.name]))
+            outcome.processors[rival.name].append(turn.cpu_seconds / turn.round.seconds)
         for rival in rivals[1:]:
             first, other = said[names[0]], said[rival.name]
             differences = _differences(clients, rival.name, first, other)
@@ -85,14 +104,11 @@ def contest(bench: Bench, clients: int, rivals: Sequence[Rival]) -> Outcome:
     return outcome
 
 
-def _empty(names: Sequence[str]) -> dict[str, list[float]]:
-    return {name: [] for name in names}
-
-
-def _round(bench: Bench, clients: int, rival: Rival, **more: Any) -> tuple[list[Reply], float]:
+def _turn(bench: Bench, clients: int, rival: Rival, **more: Any) -> Turn:
     asks = bench.asks(rival.side, clients, new_salt(), **rival.extra, **more)
+    before = rival.side.cpu_seconds()
     done = load(rival.side.url, asks, clients)
-    return done.replies(), done.seconds
+    return Turn(done, rival.side.cpu_seconds() - before)
 
 
 def _differences(clients: int, name: str, first: Sequence[Reply], other: Sequence[Reply]) -> list[dict[str, Any]]:

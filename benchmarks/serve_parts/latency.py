@@ -13,6 +13,7 @@ from serve_parts.common import CLIENTS, Bench
 from serve_parts.contest import new_salt
 from serve_parts.load import Exchange, client, load, reply, undisturbed
 from serve_parts.process import ServerFailedError
+from serve_parts.quiet import quietly
 from serve_parts.sides import Betoken
 
 MOST = max(CLIENTS)
@@ -34,7 +35,7 @@ def _firsts(bench: Bench, server: Betoken, found: Found) -> None:
     ratios, rounds = [], []
     for _ in track(range(bench.settings.rounds), "first text", console=bench.console, transient=True):
         alone, many = (
-            [one.first for one in load(server.url, bench.asks(server, clients, new_salt()), clients).replies()]
+            quietly(bench, lambda clients=clients: _first_texts(bench, server, clients))  # type: ignore[misc]
             for clients in (1, MOST)
         )
         ratios.append(mean(many) / mean(alone))
@@ -50,10 +51,14 @@ def _firsts(bench: Bench, server: Betoken, found: Found) -> None:
     found.data.append({"first_text": rounds})
 
 
+def _first_texts(bench: Bench, server: Betoken, clients: int) -> list[float]:
+    return [one.first for one in load(server.url, bench.asks(server, clients, new_salt()), clients).replies()]
+
+
 def _joining(bench: Bench, server: Betoken, found: Found) -> None:
     """31 streams run, one with a long prompt joins: the longest wait of each stream meanwhile, in its own median waits."""
     numbers = track(range(bench.settings.rounds), "a long prompt joins", console=bench.console, transient=True)
-    rounds = [_joined(bench, server) for _ in numbers]
+    rounds = [quietly(bench, lambda: _joined(bench, server)) for _ in numbers]
     worst = [max(one["longest_s"] / one["median_s"] for one in waits) for _, waits in rounds]
     every = [one for _, waits in rounds for one in waits]
     more = {

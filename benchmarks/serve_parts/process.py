@@ -17,12 +17,13 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 HOST = "127.0.0.1"
 START_S, STOP_S = 240.0, 20.0
 LOG_LINES = 40
 PARENT_DEATH_SIGNAL = 1
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 class ServerFailedError(Exception):
@@ -42,6 +43,7 @@ class Server:
     """Leaving the `with` block ends it; its log is kept, and its end printed, where an exception leaves it."""
 
     name = "server"
+    running: ClassVar[list[Server]] = []
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         self.port = _free_port()
@@ -58,6 +60,7 @@ class Server:
                 self._process = subprocess.Popen(
                     self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self._env, preexec_fn=_die_along
                 )
+            self.running.append(self)
             self._wait()
             self.ready()
         except BaseException:
@@ -69,6 +72,8 @@ class Server:
         """For servers that want to know more about themselves, or to be tried."""
 
     def __exit__(self, kind: Any, failure: Any, trace: Any) -> None:
+        if self in self.running:
+            self.running.remove(self)
         self._stop()
         if kind is None or issubclass(kind, (KeyboardInterrupt, SystemExit)):
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -91,9 +96,8 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """Used so far."""
-        ticks = os.sysconf("SC_CLK_TCK")
         fields = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in _family(self.pid))
-        return sum(int(field[11]) + int(field[12]) for field in fields) / ticks
+        return sum(int(field[11]) + int(field[12]) for field in fields) * TICK_S
 
     def get(self, path: str) -> str:
         with urllib.request.urlopen(self.url + path, timeout=30) as reply:

@@ -13,6 +13,7 @@ from betoken.bench.workloads import Workload
 from serve_parts.common import Bench
 from serve_parts.contest import new_salt
 from serve_parts.load import Reply, load
+from serve_parts.quiet import quietly
 from serve_parts.sides import Betoken
 
 HISTORY, ANSWER_TOKENS, TURN_TOKENS = 2000, 64, 16
@@ -23,7 +24,7 @@ def run(bench: Bench) -> Found:
     with Betoken() as server:
         _pair(bench, server, 0)
         numbers = track(range(bench.settings.pairs), "second turns", console=bench.console, transient=True)
-        pairs = [_pair(bench, server, number) for number in numbers]
+        pairs = [quietly(bench, lambda number=number: _pair(bench, server, number)) for number in numbers]  # type: ignore[misc]
     ratios = [warm.first / cold.first for warm, cold in pairs]
     more = {
         "warm, ms": 1000 * median(warm.first for warm, _ in pairs),
