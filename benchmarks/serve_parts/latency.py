@@ -98,10 +98,17 @@ def _joined(bench: Bench, server: Betoken) -> tuple[float, list[dict[str, float]
 
 
 def _waits(exchange: Exchange, start: float, end: float) -> dict[str, float]:
-    """A stream's median wait, and its longest of those that touch a span of time."""
+    """A stream's median wait, and its longest of those that touch a span of time; and when in the span that one began and ended."""
     times = np.array(reply(exchange).times) + exchange.sent
     waits = np.diff(times)
-    within = waits[(times[1:] > start) & (times[:-1] < end)]
-    if not len(within):
+    places = np.flatnonzero((times[1:] > start) & (times[:-1] < end))
+    if not len(places):
         raise ServerFailedError("a stream was over before the long prompt was read")
-    return {"median_s": float(np.median(waits)), "longest_s": float(within.max())}
+    longest = places[waits[places].argmax()]
+    began, ended = times[longest : longest + 2] - start
+    return {
+        "median_s": float(np.median(waits)),
+        "longest_s": float(waits[longest]),
+        "began_s": float(began),
+        "ended_s": float(ended),
+    }

@@ -123,8 +123,14 @@ def client(url: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url, limits=limits, timeout=TIMEOUT_S, trust_env=False)
 
 
-def load(url: str, asks: Sequence[Ask], clients: int) -> Round:
-    """So many clients work through a list, each with one request at a time."""
+Meanwhile = Callable[[httpx.AsyncClient, Sequence[Exchange]], Coroutine[Any, Any, None]]
+
+
+def load(url: str, asks: Sequence[Ask], clients: int, meanwhile: Meanwhile | None = None) -> Round:
+    """So many clients work through a list, each with one request at a time.
+
+    meanwhile: somebody else, who sees what has arrived so far
+    """
 
     async def work() -> list[Exchange]:
         exchanges = [Exchange(ask) for ask in asks]
@@ -137,6 +143,8 @@ def load(url: str, asks: Sequence[Ask], clients: int) -> Round:
         async with client(url) as http, asyncio.TaskGroup() as group:
             for _ in range(clients):
                 group.create_task(one(http))
+            if meanwhile is not None:
+                group.create_task(meanwhile(http, exchanges))
         return exchanges
 
     exchanges = undisturbed(work)

@@ -60,12 +60,7 @@ class Betoken(Side):
         return {"cache_salt": salt, "stream_options": {"include_usage": True}}
 
     def metrics(self) -> dict[str, float]:
-        """By name, without `betoken:`; labels are summed over."""
-        found: dict[str, float] = {}
-        for name, value in _SAMPLE.findall(self.get("/metrics")):
-            short = name.removeprefix("betoken:")
-            found[short] = found.get(short, 0.0) + float(value)
-        return found
+        return read_metrics(self.get("/metrics"))
 
     def settled(self) -> dict[str, float]:
         """Metrics once nothing runs or waits. Raises ServerFailedError where something stays."""
@@ -79,6 +74,15 @@ class Betoken(Side):
                     f"{ {name: found[name] for name in BUSY} } after {SETTLE_S:.0f} s without a request"
                 )
             time.sleep(0.1)
+
+
+def read_metrics(text: str) -> dict[str, float]:
+    """By name, without `betoken:`; labels are summed over."""
+    found: dict[str, float] = {}
+    for name, value in _SAMPLE.findall(text):
+        short = name.removeprefix("betoken:")
+        found[short] = found.get(short, 0.0) + float(value)
+    return found
 
 
 class Transformers(Side):
