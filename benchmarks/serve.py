@@ -37,6 +37,7 @@ from figures import Figure, Found, show
 from rich.console import Console
 from serve_parts import latency, memory, off, stall, throughput, turns
 from serve_parts.common import Bench, Settings
+from serve_parts.process import Server
 
 from betoken.files import replacing
 
@@ -97,6 +98,8 @@ def measure(bench: Bench, names: list[str], output: Path | None) -> dict[str, st
         try:
             found[name] = PARTS[name](bench)
         except Exception as failure:
+            for server in Server.running:
+                server.say_end()
             failures[name] = f"{type(failure).__name__}: {failure}"
             console.print(f"[bold red]{name} failed:[/] {failures[name]}", "", highlight=False)
         seconds[name] = time.perf_counter() - start
@@ -132,7 +135,8 @@ def main() -> int:
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     bench = Bench(asked(args))
-    failures = measure(bench, args.only or [*PARTS], args.output)
+    with bench.open:
+        failures = measure(bench, args.only or [*PARTS], args.output)
     if bench.repeated or bench.disturbed:
         bench.say(
             f"others were at work: measured again {bench.repeated} times; {bench.disturbed} times kept, for want of a quiet moment"

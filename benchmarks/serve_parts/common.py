@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from tokenizers import Tokenizer
 from betoken import demo
 from betoken.bench.workloads import Workload, read
 from serve_parts.load import Ask, Reply
-from serve_parts.sides import Side
+from serve_parts.sides import Betoken, Side
 
 CLIENTS = (1, 8, 32)
 REQUESTS = {1: 10, 8: 32, 32: 64}
@@ -52,7 +53,17 @@ class Bench:
         self.console = Console(stderr=True)
         self.differences: list[dict[str, Any]] = []
         self.repeated = self.disturbed = 0
+        self.open = ExitStack()
+        self._shared: Betoken | None = None
         self.servers: dict[str, dict[str, Any]] = {}
+
+    def betoken(self) -> AbstractContextManager[Betoken]:
+        """A server of its own for each part; where it has to be quick one for all, until `open` is closed."""
+        if not self.settings.quick:
+            return Betoken()
+        if self._shared is None:
+            self._shared = self.open.enter_context(Betoken())
+        return nullcontext(self._shared)
 
     @cached_property
     def model(self) -> Path:

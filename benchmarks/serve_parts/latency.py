@@ -24,7 +24,7 @@ READS_BEFORE, READS_QUICK, AFTER_S = 40, 12, 0.5
 
 def run(bench: Bench) -> Found:
     found = Found()
-    with Betoken() as server:
+    with bench.betoken() as server:
         _firsts(bench, server, found)
         _joining(bench, server, found)
     return found

@@ -26,15 +26,16 @@ BOUND = 1.05
 def run(bench: Bench) -> Found:
     first = FIRST_QUICK if bench.settings.quick else FIRST
     drawn = random.Random(bench.settings.seed)
-    with Betoken() as server:
+    with bench.betoken() as server:
         _sent(bench, server, drawn, 0, first)
         before, kept_before = _idle(bench, server)
         trail = []
         start = time.perf_counter()
         for done in range(first, bench.settings.requests, BATCH):
-            _sent(bench, server, drawn, done, min(BATCH, bench.settings.requests - done))
-            trail.append({"requests": done + BATCH, **asdict(server.footprint())})
-            bench.say(f"{done} requests: {trail[-1]['rss'] / 1e6:.0f} MB")
+            number = min(BATCH, bench.settings.requests - done)
+            _sent(bench, server, drawn, done, number)
+            trail.append({"requests": done + number, **asdict(server.footprint())})
+            bench.say(f"{trail[-1]['requests']} requests: {trail[-1]['rss'] / 1e6:.0f} MB")
         seconds = time.perf_counter() - start
         after, kept = _idle(bench, server)
     more = {

@@ -10,7 +10,6 @@ from figures import Found, held
 
 from serve_parts.common import CLIENTS, Bench, many
 from serve_parts.contest import Rival, contest
-from serve_parts.sides import Betoken
 
 BOUND, ALONE = 0.97, 1.3
 ON, OFF = "default", "off"
@@ -18,7 +17,7 @@ ON, OFF = "default", "off"
 
 def run(bench: Bench) -> Found:
     found = Found()
-    with Betoken() as server:
+    with bench.betoken() as server:
         rivals = [Rival(ON, server), Rival(OFF, server, {"speculation": {"enabled": False}})]
         for clients in CLIENTS:
             before = server.metrics()

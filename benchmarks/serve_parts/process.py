@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Self
 
 HOST = "127.0.0.1"
 START_S, STOP_S = 240.0, 20.0
-LOG_LINES = 40
+LOG_LINES = 20
 PARENT_DEATH_SIGNAL = 1
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -78,7 +78,11 @@ class Server:
         if kind is None or issubclass(kind, (KeyboardInterrupt, SystemExit)):
             shutil.rmtree(self._folder, ignore_errors=True)
         else:
-            print(f"--- the end of {self.log}:", self.tail(), "---", sep="\n", file=sys.stderr)
+            self.say_end()
+
+    def say_end(self) -> None:
+        """Of its log."""
+        print(f"--- the end of {self.log}:", self.tail(), "---", sep="\n", file=sys.stderr)
 
     def tail(self, lines: int = LOG_LINES) -> str:
         """The last lines it wrote."""

@@ -27,7 +27,7 @@ BOUND_MS = 20.0
 
 
 def run(bench: Bench) -> Found:
-    with Betoken() as server:
+    with bench.betoken() as server:
         if METRIC not in server.metrics():
             raise ServerFailedError(f"/metrics has no betoken:{METRIC}")
         _longest_ms(bench, server)

@@ -17,7 +17,7 @@ from figures import Figure, Found, held
 from serve_parts.common import CLIENTS, Bench, many
 from serve_parts.contest import Outcome, Rival, contest
 from serve_parts.process import ServerFailedError
-from serve_parts.sides import Betoken, Transformers
+from serve_parts.sides import Transformers
 
 BOUNDS = {1: 1.5, 8: 1.5, 32: 1.2}
 OURS = "betoken"
@@ -26,7 +26,7 @@ OURS = "betoken"
 def run(bench: Bench) -> Found:
     found = Found()
     with ExitStack() as open_servers:
-        ours = open_servers.enter_context(Betoken())
+        ours = open_servers.enter_context(bench.betoken())
         bench.keep(ours, about=ours.about)
         rivals = [Rival(OURS, ours), *_rivals(bench, open_servers, ours.about["dtype"])]
         for clients in CLIENTS:

@@ -21,7 +21,7 @@ BOUND = 0.2
 
 
 def run(bench: Bench) -> Found:
-    with Betoken() as server:
+    with bench.betoken() as server:
         _pair(bench, server, 0)
         numbers = track(range(bench.settings.pairs), "second turns", console=bench.console, transient=True)
         pairs = [quietly(bench, lambda number=number: _pair(bench, server, number)) for number in numbers]  # type: ignore[misc]
