@@ -1,4 +1,4 @@
-"""What all parts share: settings, figures with bounds, a median's bootstrap interval, prompts. No stopwatch in here."""
+"""What all parts share: settings, prompts, forecasts and what came of them. No stopwatch in here."""
 
 from __future__ import annotations
 
