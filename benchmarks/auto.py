@@ -33,7 +33,8 @@ import numpy
 import torch
 import transformers
 from auto_parts import batches, changing, groups, hurting, policy, replaying, slow
-from auto_parts.common import Bench, Figure, Found, Settings, show
+from auto_parts.common import Bench, Settings
+from figures import Figure, Found, show
 from rich.console import Console
 
 import betoken

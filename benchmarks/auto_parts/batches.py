@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from statistics import mean, median
 
-from auto_parts.common import AUTO, PLAIN, Bench, Figure, Found, Ids, held
+from figures import Figure, Found, held
+
+from auto_parts.common import AUTO, PLAIN, Bench, Ids
 from auto_parts.contest import Contest, Live, Outcome
 
 SIZES = (1, 2, 4, 8, 16)

@@ -14,8 +14,9 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from figures import Found, held
 
-from auto_parts.common import AUTO, PLAIN, Bench, Found, Ids, held
+from auto_parts.common import AUTO, PLAIN, Bench, Ids
 from auto_parts.contest import ByHand, Call, Contest
 from auto_parts.sweep import BEST, SWEEP_SEEDS, settings
 from betoken.policy.cost import Measured

@@ -1,24 +1,19 @@
-"""What all parts share: settings, figures with bounds, a median's bootstrap interval, prompts. No stopwatch in here."""
+"""What all parts share: settings, prompts, forecasts and what came of them. No stopwatch in here."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from statistics import median
 from typing import Any
 
-import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from betoken import LLM, SamplingParams, demo
 from betoken.bench.workloads import first_of_each, read
 
 Ids = tuple[int, ...]
 PLAIN, AUTO = "plain", "auto"
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -42,40 +37,6 @@ class Settings:
         return SamplingParams(
             temperature=temperature, max_tokens=self.max_tokens, seed=self.seed, ignore_eos=ignore_eos
         )
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Something measured, and the bound it has to reach: at least, or where `most` at most; `strict`: not the bound itself."""
-
-    what: str
-    value: float
-    bound: float
-    low: float | None = None
-    high: float | None = None
-    most: bool = False
-    strict: bool = False
-    more: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def reached(self) -> bool:
-        if self.most:
-            return self.value <= self.bound
-        return self.value > self.bound or (self.value == self.bound and not self.strict)
-
-    def as_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "reached": self.reached}
-
-
-@dataclass
-class Found:
-    """What a part found: figures, and all that they were made of."""
-
-    figures: list[Figure] = field(default_factory=list)
-    data: list[dict[str, Any]] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, Any]:
-        return {"figures": [figure.as_json() for figure in self.figures], "data": self.data}
 
 
 @dataclass(frozen=True)
@@ -136,40 +97,3 @@ class Bench:
 
     def say(self, line: str) -> None:
         self.console.print(line, highlight=False)
-
-
-def interval(ratios: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95 % of the medians of rounds drawn anew, with replacement."""
-    drawn = np.random.default_rng(seed).integers(len(ratios), size=(RESAMPLES, len(ratios)))
-    low, high = np.quantile(np.median(np.asarray(ratios)[drawn], axis=1), (0.025, 0.975))
-    return float(low), float(high)
-
-
-def held(what: str, ratios: Sequence[float], bound: float, **more: Any) -> Figure:
-    """The median of paired ratios against a bound."""
-    low, high = interval(ratios)
-    return Figure(what, median(ratios), bound, low, high, more=more)
-
-
-def show(title: str, figures: Sequence[Figure]) -> Table:
-    """Figures as a table; columns of `more` in the order they first appear."""
-    extra = list(dict.fromkeys(name for figure in figures for name in figure.more))
-    table = Table(title=title, box=None, header_style="bold", title_justify="left", pad_edge=False)
-    for name in ("what", *extra, "measured", "95 %", "bound", ""):
-        table.add_column(name, justify="left" if name in ("what", "") else "right", no_wrap=True)
-    for figure in figures:
-        sign = "≤" if figure.most else ">" if figure.strict else "≥"
-        spread = "" if figure.low is None else f"{figure.low:.3f}–{figure.high:.3f}"
-        table.add_row(
-            figure.what,
-            *(_spelt(figure.more.get(name, "")) for name in extra),
-            f"{figure.value:.3f}",
-            spread,
-            f"{sign} {figure.bound:g}",
-            "reached" if figure.reached else "[red]NOT reached",
-        )
-    return table
-
-
-def _spelt(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

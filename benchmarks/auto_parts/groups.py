@@ -5,7 +5,9 @@ from __future__ import annotations
 from statistics import mean, median
 from typing import Any
 
-from auto_parts.common import AUTO, PLAIN, Bench, Figure, Found, Ids, held
+from figures import Figure, Found, held
+
+from auto_parts.common import AUTO, PLAIN, Bench, Ids
 from auto_parts.contest import Contest, Live, Outcome
 from auto_parts.sweep import BEST, SWEEP_SEEDS, settings
 

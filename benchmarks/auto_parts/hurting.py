@@ -9,7 +9,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from auto_parts.common import AUTO, PLAIN, Bench, Found, Ids, held
+from figures import Found, held
+
+from auto_parts.common import AUTO, PLAIN, Bench, Ids
 from auto_parts.contest import ByHand, Contest, Live, Outcome
 from betoken import LLM, demo
 from betoken.bench.shapes import random_model

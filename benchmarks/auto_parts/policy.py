@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from statistics import median, quantiles
 from typing import Any
 
-from auto_parts.common import AUTO, Bench, Figure, Found, Ids
+from figures import Figure, Found
+
+from auto_parts.common import AUTO, Bench, Ids
 from betoken.draft import Draft
 from betoken.engine import Engine, Request
 from betoken.methods import proposer_of

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from figures import Figure, Found
 from rich.progress import track
 
-from auto_parts.common import AUTO, PLAIN, Bench, Figure, Found
+from auto_parts.common import AUTO, PLAIN, Bench
 from betoken.bench.replay import replay_one
 from betoken.engine import Engine
 from betoken.logs import read_any

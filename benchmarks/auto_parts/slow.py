@@ -7,8 +7,9 @@ from statistics import median
 from typing import Any
 
 import torch
+from figures import Found, held
 
-from auto_parts.common import AUTO, PLAIN, Bench, Found, Ids, held
+from auto_parts.common import AUTO, PLAIN, Bench, Ids
 from auto_parts.contest import ByHand, Contest, Outcome
 from betoken.curves import TEXT
 from betoken.loading import quiet
