@@ -3,15 +3,18 @@
 It knows nothing of trees or tokens: it writes where it is told, shows what is there, and moves slots.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from betoken.errors import NoRoomError
 
 SLOT_STEP = 256
+ALIGNED = 64  # bytes: what vector instructions and torch itself like
 
 
 @dataclass(slots=True)
@@ -83,14 +86,18 @@ class SlotCache:
         if rows <= self.rows and slots <= self.slots:
             return
         rows, slots = self._size(rows, slots)  # near the limit one of them may even shrink
+        used = self._used()
         for group in self._groups:
             keys, values = group.tensors()
-            group.keys_LBHSD, group.values_LBHSD = (_grown(old, rows, slots) for old in (keys, values))
+            group.keys_LBHSD, group.values_LBHSD = (_grown(old, rows, slots, used) for old in (keys, values))
         self.rows, self.slots = rows, slots
+
+    def _used(self) -> tuple[int, int]:
+        return self._in_use() if self._in_use is not None else (self.rows, self.slots)
 
     def _size(self, rows: int, slots: int) -> tuple[int, int]:
         """Generous, so that growing is rare; no more than what is needed where the limit is near."""
-        used = self._in_use() if self._in_use is not None else (self.rows, self.slots)
+        used = self._used()
         least = max(rows, used[0]), max(slots, used[1])
         rows = max(rows, self.rows) if rows <= self.rows or self.rows == 0 else max(rows, 2 * self.rows)
         if slots > self.slots:
@@ -192,7 +199,7 @@ class SlotCache:
             group = _Group(*shape)
             room = max(self._num_layers, layer + 1) if not self._groups else 1
             group.keys_LBHSD, group.values_LBHSD = (
-                torch.zeros(room, self.rows, shape[0], self.slots, dim, dtype=new.dtype, device=self._device)
+                _zeros((room, self.rows, shape[0], self.slots, dim), new.dtype, self._device)
                 for dim, new in ((shape[1], keys_BHQD), (shape[2], values_BHQD))
             )
             self._groups.append(group)
@@ -206,9 +213,21 @@ class SlotCache:
         return self._place[layer]
 
 
-def _grown(old: Tensor, rows: int, slots: int) -> Tensor:
-    layers, had_rows, heads, had_slots, dim = old.shape
-    new = torch.zeros(layers, rows, heads, slots, dim, dtype=old.dtype, device=old.device)
-    had_rows, had_slots = min(had_rows, rows), min(had_slots, slots)
-    new[:, :had_rows, :, :had_slots] = old[:, :had_rows, :, :had_slots]
+def _grown(old: Tensor, rows: int, slots: int, used: tuple[int, int]) -> Tensor:
+    """A copy of another size, and of what is in use."""
+    layers, _, heads, _, dim = old.shape
+    new = _zeros((layers, rows, heads, slots, dim), old.dtype, old.device)
+    kept_rows, kept_slots = min(used[0], old.shape[1], rows), min(used[1], old.shape[3], slots)
+    new[:, :kept_rows, :, :kept_slots] = old[:, :kept_rows, :, :kept_slots]
     return new
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On a CPU memory that the system makes zeros of when it is first touched: torch writes them at once, and while it fills half a
+    gigabyte that nobody may ever need, every row waits."""
+    if device.type != "cpu" or dtype.itemsize == 0:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.zeros(size + ALIGNED, np.uint8)
+    start = -raw.ctypes.data % ALIGNED
+    return torch.from_numpy(raw[start : start + size]).view(dtype).view(shape)

@@ -19,13 +19,10 @@ from betoken.serve.asking import Asked, Reader
 from betoken.serve.metrics import Lag, Metrics
 from betoken.serve.protocol import Generation
 from betoken.serve.settings import Settings
-from betoken.serve.structured import form_of
 from betoken.serve.worker import Call, Worker
 from betoken.speculation import Speculation
 
 LOG = logging.getLogger("betoken.serve")
-# A text of more characters is made into tokens beside the event loop, not in it.
-LONG_TEXT = 4000
 WARM_UP = "Once upon a time there was a town, and in the town there was a house, and in the house there was a town."
 # So many spellings of methods are known by heart.
 METHODS = 256
@@ -92,17 +89,19 @@ class Service:
                 await self._watching
 
     async def read(self, body: Generation, owner: str) -> Asked:
-        """Raises APIError, ParameterError, PromptError."""
-        if _size(body) > LONG_TEXT or form_of(body)[1] is not None:  # a grammar may take a while to compile
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._encoding, self._reader.read, body, owner)
-        return self._reader.read(body, owner)
+        """Beside the event loop, one after the other: thirty at once would hold it up. Raises APIError, ParameterError, PromptError."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._encoding, self._checked, body, owner)
 
-    def submit(self, asked: Asked) -> Call:
-        """Raises APIError, ParameterError, PromptError."""
+    def _checked(self, body: Generation, owner: str) -> Asked:
+        asked = self._reader.read(body, owner)
         self._check_method(asked.asks[0].speculation.method or self.llm.method)
         for ask in asked.asks:
             self.worker.engine.check(ask.request(0))
+        return asked
+
+    def submit(self, asked: Asked) -> Call:
+        """Raises APIError."""
         return self.worker.submit(asked.requests())
 
     def _check_method(self, method: str) -> None:
@@ -149,11 +148,3 @@ class Service:
             "event_loop_lag_seconds": self.lag.last,
             "event_loop_lag_seconds_max": self.lag.most(),
         }
-
-
-def _size(body: Generation) -> int:
-    """Characters of a request's texts, roughly: numbers of token ids count as one."""
-    found = 0
-    for value in (getattr(body, "prompt", None), getattr(body, "messages", None), body.prediction):
-        found += len(value) if isinstance(value, str) else len(repr(value)) if value is not None else 0
-    return found
