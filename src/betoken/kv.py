@@ -3,18 +3,19 @@
 It knows nothing of trees or tokens: it writes where it is told, shows what is there, and moves slots.
 """
 
+import contextlib
 import math
+import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from betoken.errors import NoRoomError
 
 SLOT_STEP = 256
-ALIGNED = 64  # bytes: what vector instructions and torch itself like
+LAZY = 1 << 20  # bytes: less is written as fast as asked for
 
 
 @dataclass(slots=True)
@@ -48,12 +49,12 @@ class SlotCache:
     """Keys and values `[rows, heads, slots, dim]` of every layer, grown as needed, zero-filled (0 * NaN would poison a masked slot).
 
     num_layers: how many layers are expected; a layer of another shape than the first gets a tensor of its own
-    in_use:     how many rows and slots hold something; the rest may go where memory is short
+    in_use:     how many slots of each row hold something, in order; the rest need not be kept
     `limit`: bytes, at most; None: whatever there is
     """
 
     def __init__(
-        self, num_layers: int, *, device: torch.device, in_use: Callable[[], tuple[int, int]] | None = None
+        self, num_layers: int, *, device: torch.device, in_use: Callable[[], Sequence[int]] | None = None
     ) -> None:
         self._num_layers, self._device = num_layers, device
         self._in_use = in_use
@@ -92,13 +93,13 @@ class SlotCache:
             group.keys_LBHSD, group.values_LBHSD = (_grown(old, rows, slots, used) for old in (keys, values))
         self.rows, self.slots = rows, slots
 
-    def _used(self) -> tuple[int, int]:
-        return self._in_use() if self._in_use is not None else (self.rows, self.slots)
+    def _used(self) -> Sequence[int]:
+        return self._in_use() if self._in_use is not None else [self.slots] * self.rows
 
     def _size(self, rows: int, slots: int) -> tuple[int, int]:
         """Generous, so that growing is rare; no more than what is needed where the limit is near."""
         used = self._used()
-        least = max(rows, used[0]), max(slots, used[1])
+        least = max(rows, len(used)), max(slots, *used, 0)
         rows = max(rows, self.rows) if rows <= self.rows or self.rows == 0 else max(rows, 2 * self.rows)
         if slots > self.slots:
             slots = max(2 * self.slots, -(-slots // SLOT_STEP) * SLOT_STEP)
@@ -213,21 +214,24 @@ class SlotCache:
         return self._place[layer]
 
 
-def _grown(old: Tensor, rows: int, slots: int, used: tuple[int, int]) -> Tensor:
-    """A copy of another size, and of what is in use."""
-    layers, _, heads, _, dim = old.shape
+def _grown(old: Tensor, rows: int, slots: int, used: Sequence[int]) -> Tensor:
+    """A copy of another size, and of what is in use: one long row must not make all others long to copy."""
+    layers, had_rows, heads, had_slots, dim = old.shape
     new = _zeros((layers, rows, heads, slots, dim), old.dtype, old.device)
-    kept_rows, kept_slots = min(used[0], old.shape[1], rows), min(used[1], old.shape[3], slots)
-    new[:, :kept_rows, :, :kept_slots] = old[:, :kept_rows, :, :kept_slots]
+    for row, length in enumerate(used[: min(had_rows, rows)]):
+        kept = min(length, had_slots, slots)
+        new[:, row, :, :kept] = old[:, row, :, :kept]
     return new
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """On a CPU memory that the system makes zeros of when it is first touched: torch writes them at once, and while it fills half a
-    gigabyte that nobody may ever need, every row waits."""
-    if device.type != "cpu" or dtype.itemsize == 0:
-        return torch.zeros(shape, dtype=dtype, device=device)
+    """On a CPU pages that the system makes zeros of when they are first touched, small ones: torch writes everything at once, and while
+    it fills half a gigabyte that nobody may ever need, every row waits."""
     size = math.prod(shape) * dtype.itemsize
-    raw = np.zeros(size + ALIGNED, np.uint8)
-    start = -raw.ctypes.data % ALIGNED
-    return torch.from_numpy(raw[start : start + size]).view(dtype).view(shape)
+    if device.type != "cpu" or size < LAZY:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    pages = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with contextlib.suppress(OSError):
+            pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)

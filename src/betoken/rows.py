@@ -26,6 +26,18 @@ class Rows:
         """Held for keys and values of rows in use."""
         return 0 if self._keeper is None else self._keeper.kv_bytes
 
+    @property
+    def used_bytes(self) -> int:
+        """Of those, what holds something."""
+        return 0 if self._keeper is None else self._keeper.kv_used
+
+    def reserve(self) -> None:
+        """Hold what all rows may need, as far as the limit goes: to grow while rows decode makes them wait."""
+        limit, rows = self._limits.kv_bytes, self._limits.rows
+        each = 0 if self._keeper is None else self._keeper.kv_needed(rows, 1)
+        if self._keeper is not None and limit is not None and each:
+            self._keeper.reserve_kv(rows, min(limit // each, self._target.info.context or limit))
+
     def room(self) -> int | None:
         """How many tokens a row alone may have; None: no limit but the target's own."""
         limit = self._limits.kv_bytes
@@ -71,3 +83,4 @@ class Rows:
         """Give memory back, where no row is in use."""
         if self._keeper is not None:
             self._keeper.trim()
+            self.reserve()

@@ -45,8 +45,8 @@ HISTOGRAMS = {
 GAUGES = {
     "num_requests_running": "requests that have a row",
     "num_requests_waiting": "requests that have none yet",
-    "kv_cache_usage_perc": "share of the memory planned for keys and values that is held, 0 to 1",
-    "kv_cache_bytes": "bytes held for keys and values of running rows",
+    "kv_cache_usage_perc": "share of the memory planned for keys and values that holds something, 0 to 1",
+    "kv_cache_bytes": "bytes of keys and values of running rows",
     "kept_prefix_bytes": "bytes held for keys and values of ended rows",
     "policy_budget_nodes": "draft nodes fed in the last step, a row",
     "event_loop_lag_seconds": "how late the event loop came to its last check",

@@ -135,7 +135,7 @@ class Service:
 
     def _gauges(self) -> dict[str, float]:
         engine = self.worker.engine
-        held, kept = engine.rows.nbytes, engine.rows.prefixes.nbytes
+        held, kept = engine.rows.used_bytes, engine.rows.prefixes.nbytes
         running = engine.running_rows
         planned = self.limits.kv_bytes or 0
         return {

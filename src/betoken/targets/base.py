@@ -84,6 +84,13 @@ class Keeper(Protocol):
     def kv_bytes(self) -> int:
         """Bytes held for keys and values."""
 
+    @property
+    def kv_used(self) -> int:
+        """Bytes of them that hold something."""
+
+    def reserve_kv(self, rows: int, tokens: int) -> None:
+        """Hold room for so much from now on, so that nothing has to be moved for it later. Raises NoRoomError."""
+
     def kv_needed(self, rows: int, tokens: int) -> int:
         """Bytes of so many rows of so many tokens; 0 where that is not known yet."""
 

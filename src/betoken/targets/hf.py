@@ -5,6 +5,7 @@ Everything about KV, tensors and devices stays in here and in what this module a
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,10 @@ from betoken.targets.capability import MaskPlan, describe, mask_plan, probe, ref
 from betoken.targets.layout import Layout, RowState, lay_out
 from betoken.targets.lookup import flatten_lookup
 from betoken.targets.packing import Undo, can_pack, pack_linears
+from betoken.targets.splitting import runs
+
+# Even of a tiny model a pass costs as much as so many slots of one row (measured on two cores: 4 ms of 43).
+LEAST_OVERHEAD = 8192
 
 
 class HFTarget:
@@ -76,11 +81,19 @@ class HFTarget:
         """Bytes held for keys and values."""
         return self._cache.nbytes
 
-    def _in_use(self) -> tuple[int, int]:
-        return len(self._order), max([state.used for state in self._rows.values()], default=0)
+    def _in_use(self) -> list[int]:
+        return [self._rows[row].used for row in self._order]
 
     def kv_needed(self, rows: int, tokens: int) -> int:
         return self._cache.needed(rows, tokens)
+
+    @property
+    def kv_used(self) -> int:
+        return self._cache.needed(1, sum(self._in_use()))
+
+    def reserve_kv(self, rows: int, tokens: int) -> None:
+        with _out_of_memory():
+            self._cache.reserve(rows, tokens)
 
     def limit_kv(self, limit: int | None) -> None:
         self._cache.limit = limit
@@ -112,17 +125,40 @@ class HFTarget:
     def length(self, row: int) -> int:
         return self._rows[row].length if row in self._rows else 0
 
-    def score(self, feeds: Sequence[Feed]) -> "HFScores":
+    def score(self, feeds: Sequence[Feed]) -> "HFScores | JoinedScores":
         with _out_of_memory():
             return self._score(feeds)
 
     @torch.inference_mode()
-    def _score(self, feeds: Sequence[Feed]) -> "HFScores":
+    def _score(self, feeds: Sequence[Feed]) -> "HFScores | JoinedScores":
         for feed in feeds:
             if feed.row not in self._rows:
                 self._rows[feed.row] = RowState()
                 self._order.append(feed.row)
         by_place = {self._order.index(feed.row): feed for feed in feeds}
+        passes = self._passes(by_place)
+        if len(passes) == 1:
+            return self._pass(by_place, feeds)
+        parts = [(one, [*one.values()]) for one in passes]
+        return JoinedScores([(self._pass(one, of), of) for one, of in parts], feeds)
+
+    def _passes(self, by_place: dict[int, Feed]) -> list[dict[int, Feed]]:
+        """Feeds of each forward pass, by the place of their rows."""
+        if len(by_place) < 2 or self._width > 1:
+            return [by_place]
+        places = sorted(by_place)
+        windows = [self._rows[self._order[place]].length + len(by_place[place].tokens) for place in places]
+        ends = runs(windows, self._overhead)
+        starts = [0, *ends[:-1]]
+        return [{at: by_place[at] for at in places[start:end]} for start, end in zip(starts, ends, strict=True)]
+
+    @cached_property
+    def _overhead(self) -> int:
+        """A pass's fixed cost in slots of one row: all weights are read, as if they were keys and values."""
+        weights = sum(weight.nbytes for weight in self.model.parameters())
+        return max(LEAST_OVERHEAD, int(weights) // max(1, self._cache.needed(1, 1)))
+
+    def _pass(self, by_place: dict[int, Feed], feeds: Sequence[Feed]) -> "HFScores":
         first, last = min(by_place), max(by_place)
         states = [self._rows[row] for row in self._order[first : last + 1]]
         placed = [by_place.get(place) for place in range(first, last + 1)]
@@ -232,6 +268,26 @@ class HFScores:
 
             return likeliest(nodes.numpy(), k)
         return nodes.topk(k, dim=-1).indices.cpu().numpy()
+
+
+class JoinedScores:
+    """Scores of several forward passes as of one. passes: each with its feeds, in its order; feeds: all of them, as they were given."""
+
+    def __init__(self, passes: Sequence[tuple[HFScores, Sequence[Feed]]], feeds: Sequence[Feed]) -> None:
+        found = {feed.row: (scores, index) for scores, of in passes for index, feed in enumerate(of)}
+        self._at = [found[feed.row] for feed in feeds]
+
+    def emit(self, index: int, node: int, sampler: Sampler) -> int | None:
+        scores, place = self._at[index]
+        return scores.emit(place, node, sampler)
+
+    def logits(self, index: int, node: int) -> npt.NDArray[Any]:
+        scores, place = self._at[index]
+        return scores.logits(place, node)
+
+    def top_ids(self, index: int, k: int) -> npt.NDArray[Any]:
+        scores, place = self._at[index]
+        return scores.top_ids(place, k)
 
 
 @contextlib.contextmanager

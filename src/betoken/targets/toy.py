@@ -85,6 +85,13 @@ class ToyTarget:
     def kv_bytes(self) -> int:
         return sum(len(row.tokens) + len(row.catch_up) + len(row.draft) for row in self._rows.values())
 
+    @property
+    def kv_used(self) -> int:
+        return self.kv_bytes
+
+    def reserve_kv(self, rows: int, tokens: int) -> None:
+        """There is nothing to hold."""
+
     def kv_needed(self, rows: int, tokens: int) -> int:
         """A token is a byte."""
         return rows * tokens

@@ -1,0 +1,84 @@
+"""Rows of very different lengths in passes of their own: the same scores, for less."""
+
+from itertools import combinations, pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from architectures import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import misbehaving
+
+from betoken.draft import Draft
+from betoken.engine import Engine, Request
+from betoken.params import SamplingParams
+from betoken.targets.base import Feed
+from betoken.targets.hf import HFScores, HFTarget, JoinedScores
+from betoken.targets.splitting import runs
+from betoken.targets.toy import markov
+
+
+def cost(windows: list[int], ends: list[int], overhead: int) -> int:
+    return sum(overhead + (end - start) * max(windows[start:end]) for start, end in pairwise([0, *ends]))
+
+
+@given(windows=st.lists(st.integers(1, 60), min_size=1, max_size=8), overhead=st.integers(0, 80))
+def test_no_partition_costs_less(windows: list[int], overhead: int) -> None:
+    ends = runs(windows, overhead)
+    assert ends[-1] == len(windows) and ends == sorted(set(ends))
+    inner = range(1, len(windows))
+    all_of_them = ([*cut, len(windows)] for size in range(len(windows)) for cut in combinations(inner, size))
+    assert cost(windows, ends, overhead) == min(cost(windows, each, overhead) for each in all_of_them)
+
+
+def test_one_long_row_goes_alone() -> None:
+    assert runs([100] * 31 + [3000], 8192) == [31, 32]
+    assert runs([100] * 32, 8192) == [32]
+    assert runs([100, 90, 110], 10**6) == [3]
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "qwen3_moe"])
+def test_scores_of_several_passes_are_those_of_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows were fed in another order, at another's place, or twice."""
+    feeds = [
+        Feed(1, (5, 6, 7), Draft((8, 9, 8), (-1, -1, 1))),
+        Feed(2, (9,) * 30 + (4,)),
+        Feed(3, (1, 2), Draft((3,), (-1,))),
+        Feed(4, tuple(range(1, 41)), Draft((5, 6), (-1, -1))),
+    ]
+    found: dict[int, Any] = {}
+    for overhead in (0, 10**9):
+        target = HFTarget(tiny(name), pack=False)
+        monkeypatch.setitem(target.__dict__, "_overhead", overhead)
+        scores = target.score(feeds)
+        assert isinstance(scores, HFScores if overhead else JoinedScores)
+        found[overhead] = [
+            scores.logits(index, node) for index, feed in enumerate(feeds) for node in range(-1, len(feed.draft))
+        ]
+        assert [len(scores.top_ids(index, 3)) for index in range(4)] == [4, 1, 2, 3]
+        for feed in feeds:
+            target.commit(feed.row, ())
+        again = target.score([Feed(4, (3,)), Feed(1, (2,))])  # another order than the rows'
+        found[overhead] += [again.logits(0, -1), again.logits(1, -1)]
+    assert np.allclose(np.stack(found[0]), np.stack(found[10**9]), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
+def test_an_engine_does_not_notice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [(1, 2, 3), (4,) * 40, (5, 6), tuple(range(1, 35)), (7, 8)]
+    batch = [
+        Request(prompt, SamplingParams(temperature=1.0, seed=place, max_tokens=14))
+        for place, prompt in enumerate(prompts)
+    ]
+    said = []
+    for overhead in (0, 10**9):
+        target = HFTarget(tiny(name), pack=False)
+        monkeypatch.setitem(target.__dict__, "_overhead", overhead)
+        proposer = misbehaving("tree", 1, markov(6))
+        engine = Engine(target, proposer, max_nodes=9)
+        ids = [engine.add(one) for one in batch]
+        events: list[Any] = []
+        engine.run(events.append)
+        said.append([[token for event in events if event.seq_id == row for token in event.tokens] for row in ids])
+    assert said[0] == said[1]
