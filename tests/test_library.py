@@ -284,3 +284,18 @@ def test_many_threads_one_library() -> None:
         thread.join(60)
     assert not failures
     assert 0 < len(library) <= 3000
+
+
+def test_namespaces_are_bounded_too() -> None:
+    """A salt a request was a namespace a request: each kept arrays of its own, though it held a dozen tokens."""
+    library = Library(namespaces=3)
+    held = library.shelf("held")
+    held.readers += 1
+    for place in range(20):
+        library.add([place, 1, 2], f"salt {place}")
+        library.add([7, 8], "often")
+        assert len(library._shelves) <= 4
+    assert set(library.namespaces) == {"often", "salt 19"} | set(library.namespaces) & {"salt 18"}
+    assert library.shelf("held") is held, "somebody looks at it"
+    assert len(library) == sum(len(text) for _, _, text in contents(library))
+    assert [number for number, name, _ in contents(library) if name == "often"] == [*range(1, 40, 2)]

@@ -50,13 +50,15 @@ class Library:
     """Texts by namespace; none ever has a say in another.
 
     capacity: tokens in all; the texts longest here go first, and a namespace without texts is forgotten altogether
+    namespaces: how many there are at most, but for those that somebody looks at
     texts:    those remembered, the longest here first: number -> (namespace, id in the index of its shelf)
     epoch:    changes where numbers begin to mean other texts
 
     `lock` guards everything; whoever reads a shelf's arrays holds it.
     """
 
-    def __init__(self, capacity: int = 1_000_000) -> None:
+    def __init__(self, capacity: int = 1_000_000, namespaces: int = 256) -> None:
+        self._most = namespaces
         self.lock = threading.RLock()
         self.texts: dict[int, tuple[str, int]] = {}
         self.epoch = 0
@@ -64,8 +66,23 @@ class Library:
         self._shelves: dict[str, Shelf] = {}
 
     def shelf(self, namespace: str) -> Shelf:
-        """A namespace's shelf, made at its first use."""
-        return self._shelves.setdefault(namespace, Shelf())
+        """A namespace's shelf, made at its first use. Of too many, the one used longest ago goes."""
+        shelf = self._shelves.pop(namespace, None) or Shelf()
+        self._shelves[namespace] = shelf  # the last one used is the last
+        if len(self._shelves) > self._most:
+            self._drop_oldest()
+        return shelf
+
+    def _drop_oldest(self) -> None:
+        """Whoever may name namespaces could name one a request, and each takes memory of its own, however little it holds."""
+        last = next(reversed(self._shelves))
+        idle = (name for name, shelf in self._shelves.items() if not shelf.readers and name != last)
+        name = next(idle, None)
+        if name is None:
+            return
+        for number in [number for number, (owner, _) in self.texts.items() if owner == name]:
+            self.remove(number)
+        self._drop_empty(name)
 
     def leave(self, namespace: str, shelf: Shelf) -> None:
         """A sequence looks at a shelf no more."""
