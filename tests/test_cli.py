@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -182,3 +183,27 @@ def test_control_c_stops_cleanly(pair: list[str]) -> None:
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("written", "fits"),
+    [
+        ("choice=yes|no", "yes|no"),
+        ("regex=[ab]{3}", "[ab]{3}"),
+        ('json_schema={"enum": [1, 2]}', "[12]"),
+        ("lark=@FILE", "x+"),
+    ],
+)
+def test_an_answer_may_have_to_have_a_form(pair: list[str], tmp_path: Path, written: str, fits: str) -> None:
+    (tmp_path / "grammar.lark").write_text('start: "x"+')
+    written = written.replace("FILE", str(tmp_path / "grammar.lark"))
+    code, out, error = run("generate", PROMPT, *pair, "--max-tokens", "20", "--grammar", written)
+    assert code == 0 and re.fullmatch(fits, out.strip()), (out, error)
+
+
+@pytest.mark.parametrize(
+    "written", ["nonsense", "regex=", "regex=(", "json_schema={", "lark=@nowhere", "json_object=1"]
+)
+def test_a_form_that_cannot_be(pair: list[str], written: str) -> None:
+    code, _, error = run("generate", PROMPT, *pair, "--grammar", written)
+    assert code == 2 and "Traceback" not in error

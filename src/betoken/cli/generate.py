@@ -23,6 +23,7 @@ from betoken.cli.common import (
     readable_errors,
 )
 from betoken.errors import ParameterError, PromptError
+from betoken.grammar_spec import GrammarSpec
 from betoken.methods import AUTO, spelt
 from betoken.params import SamplingParams
 from betoken.speculation import Speculation
@@ -49,6 +50,12 @@ def generate(
     chat: Annotated[bool, typer.Option("--chat", help="The prompt is a user's message.")] = False,
     max_tokens: MaxTokens = 128,
     min_tokens: Annotated[int, typer.Option(help="No end before so many tokens.")] = 0,
+    grammar: Annotated[
+        str | None,
+        typer.Option(
+            help="json_object, json_schema=, regex=, lark= (the text, or @FILE) or choice=A|B: the form it must have."
+        ),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="Keep the k most likely tokens; 0 keeps all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Keep the most likely tokens up to this probability.")] = 1.0,
@@ -102,8 +109,23 @@ def _params(given: dict[str, Any]) -> SamplingParams:
     """The sampling parameters among a command's options. Raises ParameterError."""
     names = SamplingParams.__dataclass_fields__
     values = {name: value for name, value in given.items() if name in names and value is not None}
+    if given["grammar"] is not None:
+        values["grammar"] = _grammar(given["grammar"])
     values["logit_bias"] = dict(_bias(pair) for pair in given["logit_bias"] or ())
     return SamplingParams(**values)
+
+
+def _grammar(written: str) -> GrammarSpec:
+    """KIND=VALUE, KIND=@FILE, or json_object alone. Raises ParameterError."""
+    kind, equals, value = written.partition("=")
+    if kind == "json_object" and not equals:
+        return GrammarSpec(kind)
+    if kind not in ("json_schema", "regex", "lark", "choice") or not value:
+        raise ParameterError("grammar", written, "json_object, json_schema=..., regex=..., lark=... or choice=A|B")
+    if kind == "choice":
+        return GrammarSpec(kind, value.split("|"))
+    text = _read(Path(value[1:]), "grammar") if value.startswith("@") else value
+    return GrammarSpec(kind, text)
 
 
 def _bias(pair: str) -> tuple[int, float]:
@@ -121,12 +143,12 @@ def _prompt_text(prompt: str) -> str:
     return text
 
 
-def _read(file: Path) -> str:
+def _read(file: Path, option: str = "reference") -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as failure:
         reason = getattr(failure, "strerror", None) or failure
-        raise ParameterError("reference", str(file), f"a text file ({reason})") from failure
+        raise ParameterError(option, str(file), f"a text file ({reason})") from failure
 
 
 def _load(given: dict[str, Any]) -> "LLM":
