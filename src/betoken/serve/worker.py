@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -114,15 +114,6 @@ class Call:
 
 
 Watcher = Callable[[Sequence[tuple[Ticket, Event]], float, float], None]
-
-
-@dataclass(slots=True)
-class Counts:
-    """What the event loop may know of the queue without asking the engine."""
-
-    waiting: int = 0
-    running: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Worker:
