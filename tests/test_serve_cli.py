@@ -101,6 +101,18 @@ def test_it_does_not_wait_for_ever() -> None:
             assert started.wait(15) == 0 and time.monotonic() - began < 12
 
 
+def test_a_second_signal_ends_it_at_once() -> None:
+    with process("--method", "ngram", "--drain-seconds", "600") as (url, started, _):
+        endless = {**ASK, "max_tokens": 4000, "ignore_eos": True, "stream": True, "speculation": {"enabled": False}}
+        with httpx.stream("POST", url + "/v1/completions", json=endless, timeout=60) as stream:
+            chunks = stream.iter_raw()
+            next(chunks)
+            started.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            started.send_signal(signal.SIGTERM)
+            assert started.wait(15) == 0
+
+
 def test_ctrl_c_ends_it() -> None:
     with process("--method", "ngram") as (url, started, said):
         assert httpx.get(url + "/health").status_code == 200

@@ -1,11 +1,9 @@
 """What goes wrong around a server: clients that vanish, drafters that throw, no memory, an engine that dies. Nothing hangs."""
 
-import asyncio
 import contextlib
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -172,20 +170,29 @@ def test_what_is_asked_while_it_drains(server: Served) -> None:
 
 
 def test_the_event_loop_goes_on(server: Served) -> None:
-    """A tokenizer, a grammar or a step that ran in the event loop stopped everybody's stream."""
-    body = {**TEXT, "prompt": "many words and more " * 700, "max_tokens": 1}
+    """A prompt that is made into tokens in the event loop stops everybody's stream: it answers while one is being read."""
+    reader, reading, go_on = server.service._reader, threading.Event(), threading.Event()
+    read = reader.read
 
-    async def health() -> float:
-        async with httpx.AsyncClient() as client:
-            slowest = 0.0
-            for _ in range(30):
-                began = time.perf_counter()
-                await client.get(server.url + "/health")
-                slowest = max(slowest, time.perf_counter() - began)
-                await asyncio.sleep(0.01)
-            return slowest
+    def slow(*given: Any) -> Any:
+        reading.set()
+        assert go_on.wait(60)
+        return read(*given)
 
-    with ThreadPoolExecutor(2) as pool:
-        for _ in range(4):
-            pool.submit(httpx.post, server.v1 + "/completions", json=body, timeout=60)
-        assert asyncio.run(health()) < 10, "it answers at all; how soon is measured elsewhere"
+    reader.read = slow  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ask, server)
+        assert reading.wait(30)
+        assert httpx.get(server.url + "/health").status_code == 200
+        go_on.set()
+        assert waiting.result().status_code == 200
+
+
+def test_who_waits_when_the_server_ends_is_told(server: Served) -> None:
+    """The thread ended, and nobody told those that it had served."""
+    with httpx.stream("POST", server.v1 + "/completions", json=LONG, timeout=30) as stream:
+        chunks = stream.iter_lines()
+        next(chunks)
+        server.service.worker.stop()
+        lines = [line for line in chunks if line]
+    assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "overloaded"

@@ -102,7 +102,7 @@ def test_a_value_out_of_its_range(server: Served, fields: dict[str, Any], param:
     ],
 )
 def test_completions_that_cannot_be(server: Served, body: Any, param: str) -> None:
-    check(post(server, "/v1/completions", body), 400)
+    check(post(server, "/v1/completions", body), 400, param)
 
 
 @pytest.mark.parametrize(
@@ -265,3 +265,12 @@ def test_nothing_is_left(server: Served) -> None:
     while server.service.worker.open_requests and time.monotonic() < until:
         time.sleep(0.05)
     assert server.service.worker.open_requests == 0
+
+
+def test_refusals_are_counted(server: Served) -> None:
+    """Those at the door were not."""
+    httpx.get(server.v1 + "/models", headers={"Authorization": "Bearer wrong"})
+    post(server, "/v1/completions", b" " * 200_001)
+    text = httpx.get(server.url + "/metrics").text
+    for status in (400, 401, 413):
+        assert f'betoken:request_failure_total{{model_name="{NAME}",status="{status}"}}' in text

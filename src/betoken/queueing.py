@@ -56,6 +56,8 @@ class Queue:
 
     def _planned(self) -> list[tuple[Running, int]]:
         """Whose prompt is read in this step, and how many tokens of it."""
+        if not self._reading:
+            return []
         left = [seq.to_read - self.target.length(seq.seq_id) for seq in self._reading]
         room = self._pace.room(len(self._live), self._nodes)
         given = zip(self._reading, shares(left, room), strict=True)

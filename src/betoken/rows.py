@@ -22,13 +22,8 @@ class Rows:
             self._keeper.limit_kv(limits.kv_bytes)
 
     @property
-    def nbytes(self) -> int:
-        """Held for keys and values of rows in use."""
-        return 0 if self._keeper is None else self._keeper.kv_bytes
-
-    @property
     def used_bytes(self) -> int:
-        """Of those, what holds something."""
+        """Keys and values of rows in use."""
         return 0 if self._keeper is None else self._keeper.kv_used
 
     def reserve(self) -> None:

@@ -2,15 +2,18 @@
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from betoken.errors import BetokenError
+
+if TYPE_CHECKING:
+    from betoken.llm import LLM
 
 INTERRUPTED = 130
 
@@ -88,3 +91,15 @@ def save(output: Path | None, text: str) -> None:
         write(output, text)
     except OSError as failure:
         raise BetokenError(f"{output} cannot be written: {failure.strerror}") from failure
+
+
+def load_model(given: Mapping[str, Any], names: Sequence[str]) -> "LLM":
+    """The model of a command's options, else the embedded pair; `names`: which of the options it takes besides."""
+    from betoken import demo
+    from betoken.llm import LLM
+
+    model, draft = given["model"], given["draft"]
+    if model is None:
+        model, embedded = demo.pair()
+        draft = draft or embedded
+    return LLM(model, draft, **{name: given[name] for name in names})

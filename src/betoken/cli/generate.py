@@ -19,6 +19,7 @@ from betoken.cli.common import (
     Model,
     Recalibrate,
     busy,
+    load_model,
     printable,
     readable_errors,
 )
@@ -94,7 +95,7 @@ def generate(
             "speculation": Speculation(enabled=not no_speculation, max_nodes=max_nodes),
         }
         with busy("loading"):
-            llm = _load(given)
+            llm = load_model(given, ("method", "acceptance", "dtype", "device", "recalibrate"))
         with llm:
             ids = llm.chat_prompt([{"role": "user", "content": text}]) if chat else llm.token_ids(text)
             if params.n > 1 or params.logprobs is not None:
@@ -149,18 +150,6 @@ def _read(file: Path, option: str = "reference") -> str:
     except (OSError, UnicodeDecodeError) as failure:
         reason = getattr(failure, "strerror", None) or failure
         raise ParameterError(option, str(file), f"a text file ({reason})") from failure
-
-
-def _load(given: dict[str, Any]) -> "LLM":
-    from betoken import demo
-    from betoken.llm import LLM
-
-    model, draft = given["model"], given["draft"]
-    if model is None:
-        model, embedded = demo.pair()
-        draft = draft or embedded
-    settings = {name: given[name] for name in ("method", "acceptance", "dtype", "device", "recalibrate")}
-    return LLM(model, draft, **settings)
 
 
 def _print_stream(llm: "LLM", ids: list[int], params: SamplingParams, more: dict[str, Any], *, show: bool) -> None:

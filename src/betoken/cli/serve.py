@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from betoken.cli.common import Device, DraftModel, Dtype, Model, Recalibrate, busy, readable_errors
+from betoken.cli.common import Device, DraftModel, Dtype, Model, Recalibrate, busy, load_model, readable_errors
 from betoken.errors import BetokenError, ParameterError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 KEYS = "BETOKEN_API_KEYS"
 DEMO = "betoken-demo"
+LOADED = ("method", "dtype", "device", "max_context", "recalibrate", "max_rows")
 LEVELS = ("critical", "error", "warning", "info", "debug")
 
 
@@ -103,7 +104,7 @@ def _serve(given: dict[str, object]) -> None:
         if place.port == 0:
             place = Place(**{**places, **files, "port": bound.getsockname()[1]})
         with busy("loading"):
-            service = Service(lambda: _load(given), settings, lambda llm: planned(llm, rows, memory))
+            service = Service(lambda: load_model(given, LOADED), settings, lambda llm: planned(llm, rows, memory))
         with service.llm as llm:
             run(
                 service,
@@ -121,18 +122,6 @@ def _keys(given: dict[str, object]) -> tuple[str, ...]:
     said = given["api_key"]
     keys = [*said] if isinstance(said, list) else []
     return (*keys, *(key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip()))
-
-
-def _load(given: dict[str, object]) -> "LLM":
-    from betoken import demo
-    from betoken.llm import LLM
-
-    model, draft = given["model"], given["draft"]
-    if model is None:
-        model, embedded = demo.pair()
-        draft = draft or embedded
-    names = ("method", "dtype", "device", "max_context", "recalibrate", "max_rows")
-    return LLM(model, draft, **{name: given[name] for name in names})  # type: ignore[arg-type]
 
 
 def _greet(llm: "LLM", limits: "Limits", url: str, name: str, guarded: bool) -> None:

@@ -84,7 +84,7 @@ def create_app(service: Service, *, root_path: str = "") -> FastAPI:
         responses=SAYS,
         redirect_slashes=False,
     )
-    app.add_middleware(Door, settings=service.settings)
+    app.add_middleware(Door, settings=service.settings, refused=service.metrics.refused)
     _errors(app, service)
     _completions(app, service)
     _models(app, service)

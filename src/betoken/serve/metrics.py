@@ -34,7 +34,7 @@ LABELS = {
     "request_failure": ("status",),
 }
 HISTOGRAMS = {
-    "request_queue_time_seconds": ("from a request's arrival to its row", SECONDS),
+    "request_queue_time_seconds": ("until a request's first token, less the time of its own prompt's passes", SECONDS),
     "time_to_first_token_seconds": ("from a request's arrival to its first token", SECONDS),
     "inter_token_latency_seconds": ("between tokens; those of one step share its time", SECONDS),
     "e2e_request_latency_seconds": ("from a request's arrival to its end", SECONDS),
@@ -103,18 +103,18 @@ class Metrics:
         """A request ended in an error of this status."""
         self._counters["request_failure"].labels(self._model, str(status)).inc()
 
-    def watch(self, done: Sequence[tuple[Ticket, Event]], began: float, now: float) -> None:
+    def watch(self, done: Sequence[tuple[Ticket, Event]], now: float) -> None:
         fed = 0
         for ticket, event in done:
             if event.tokens:
-                self._said(ticket, event, began, now)
+                self._said(ticket, event, now)
                 fed += (1 + event.drafted) * (ticket.tokens > len(event.tokens))
             if event.finished is not None:
                 self._ended(ticket, event, now)
         if fed:
             self._histograms["iteration_tokens_total"].observe(fed)
 
-    def _said(self, ticket: Ticket, event: Event, began: float, now: float) -> None:
+    def _said(self, ticket: Ticket, event: Event, now: float) -> None:
         count, first = len(event.tokens), ticket.tokens == 0
         ticket.tokens += count
         self._plain["generation_tokens"].inc(count)

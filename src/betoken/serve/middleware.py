@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import uuid
+from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,10 +31,10 @@ async def answer(failure: APIError, send: Send) -> None:
 
 
 class Door:
-    """The one middleware. `scope["state"]["owner"]` and `["request_id"]` are there for what comes after."""
+    """The one middleware. `scope["state"]["owner"]` and `["request_id"]` are there for what comes after. refused: told of statuses."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app, self._settings = app, settings
+    def __init__(self, app: ASGIApp, settings: Settings, refused: Callable[[int], None]) -> None:
+        self._app, self._settings, self._refused = app, settings, refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,6 +65,7 @@ class Door:
             told = readable(failure)
             if told.status >= 500 and told is not failure:
                 LOG.exception("request %s failed", number)
+            self._refused(told.status)
             await answer(told, named)
 
     def _owner(self, scope: Scope) -> str:

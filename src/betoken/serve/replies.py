@@ -57,7 +57,7 @@ class Choice:
         self.logprobs += event.logprobs
         self.accepted += event.sources.count(REFERENCE)
         if part.finished is not None:
-            self.finished, self.stop, self.stats = part.finished, part.stop, part.stats
+            self.finished, self.stop, self.stats = part.finished, event.stopped_by, part.stats
         if self.coloured:
             self.latest = self._coloured_text(event.text, event.tokens, event.sources)
             self.sources += self.latest

@@ -96,14 +96,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._service.worker.draining = True
-        super().handle_exit(sig, frame)
-        if self.should_exit and sig == signal.SIGTERM and self._again():
-            self.force_exit = True
-
-    def _again(self) -> bool:
-        again = getattr(self, "_signalled", False)
-        self._signalled = True
-        return again
+        self.force_exit, self.should_exit = self.should_exit, True
 
 
 def listen(place: Place) -> socket.socket:

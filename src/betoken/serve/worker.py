@@ -30,7 +30,6 @@ class Part:
 
     index: int
     event: Event
-    stop: str | int | None = None
     stats: Stats | None = None
 
     @property
@@ -49,7 +48,6 @@ class Ticket:
     seq_id: int = -1
     last: float = 0.0
     tokens: int = 0
-    first: float = 0.0
 
 
 class Call:
@@ -113,7 +111,7 @@ class Call:
             self._worker.cancel(self.tickets)
 
 
-Watcher = Callable[[Sequence[tuple[Ticket, Event]], float, float], None]
+Watcher = Callable[[Sequence[tuple[Ticket, Event]], float], None]
 
 
 class Worker:
@@ -122,7 +120,7 @@ class Worker:
     build:   makes the engine, one that isolates errors, in the thread, for whatever computes with torch has to stay there: as soon as
              another thread of the process has computed anything in parallel, OpenMP's threads sleep between two operations instead
              of spinning, and a step of a small model takes twice as long
-    watch:   told after each step what came of it, when it began, and when it ended (metrics)
+    watch:   told after each step what came of it, and when (metrics)
     """
 
     def __init__(
@@ -200,6 +198,7 @@ class Worker:
             while self._hear():
                 if self.engine.unfinished:
                     self._step()
+            self._tell_all(ServerBusyError("the server has ended; ask another one"))
         except BaseException as failure:
             if self._ready.is_set():
                 LOG.exception("the engine has died")
@@ -244,12 +243,11 @@ class Worker:
             self._open -= count
 
     def _step(self) -> None:
-        began = self.clock()
         events = self.engine.step()
         done = [(self._tickets[event.seq_id], event) for event in events]
-        self._tell([(ticket.call, _part(ticket, event, self.engine)) for ticket, event in done])
+        self._tell([(ticket.call, _part(ticket, event)) for ticket, event in done])
         if self._watch is not None:
-            self._watch(done, began, self.clock())
+            self._watch(done, self.clock())
         finished = [event.seq_id for _, event in done if event.finished is not None]
         for seq_id in finished:
             del self._tickets[seq_id]
@@ -262,11 +260,15 @@ class Worker:
 
     def _die(self, failure: BaseException) -> None:
         self.failure = failure
+        self._tell_all(EngineDiedError(failure))
+
+    def _tell_all(self, why: APIError) -> None:
+        """Whoever waits, here or in the inbox, waits in vain."""
         calls = {ticket.call for ticket in self._tickets.values()}
         while not self._inbox.empty():
             what, ticket = self._inbox.get_nowait()
             calls |= {ticket.call} if what == "add" else set()
-        self._tell([(call, EngineDiedError(failure)) for call in calls])
+        self._tell([(call, why) for call in calls])
 
 
 def _deliver(parts: Sequence[tuple[Call, Part | APIError]]) -> None:
@@ -274,7 +276,5 @@ def _deliver(parts: Sequence[tuple[Call, Part | APIError]]) -> None:
         call.put(part)
 
 
-def _part(ticket: Ticket, event: Event, engine: Engine) -> Part:
-    if event.finished is None:
-        return Part(ticket.index, event)
-    return Part(ticket.index, event, event.stopped_by, copy.deepcopy(event.stats))
+def _part(ticket: Ticket, event: Event) -> Part:
+    return Part(ticket.index, event, None if event.finished is None else copy.deepcopy(event.stats))

@@ -68,6 +68,7 @@ class HFTarget:
         self._rows: dict[int, RowState] = {}
         self.info: TargetInfo = describe(model, max_context)
         self.info = probe(self, self.info)
+        self._weights = sum(weight.nbytes for weight in model.parameters())  # packed ones are no parameters any more
         self._undo = [] if pack is False else _hasten(model, own=own, one_path=reproducible)
 
     def close(self) -> None:
@@ -155,8 +156,7 @@ class HFTarget:
     @cached_property
     def _overhead(self) -> int:
         """A pass's fixed cost in slots of one row: all weights are read, as if they were keys and values."""
-        weights = sum(weight.nbytes for weight in self.model.parameters())
-        return max(LEAST_OVERHEAD, int(weights) // max(1, self._cache.needed(1, 1)))
+        return max(LEAST_OVERHEAD, int(self._weights) // max(1, self._cache.needed(1, 1)))
 
     def _pass(self, by_place: dict[int, Feed], feeds: Sequence[Feed]) -> "HFScores":
         first, last = min(by_place), max(by_place)
