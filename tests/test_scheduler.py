@@ -17,7 +17,7 @@ from betoken.errors import NoRoomError, ParameterError, PromptError
 from betoken.params import SamplingParams
 from betoken.prefixes import Prefixes
 from betoken.proposers.base import ProposeContext
-from betoken.scheduler import LEAST, Limits, Pace, shares
+from betoken.scheduler import LEAST, Limits, Pace, rounds, shares
 from betoken.stops import FinishReason
 from betoken.targets.toy import ToyTarget, markov
 
@@ -196,6 +196,36 @@ def test_a_steps_tokens_are_one_budget() -> None:
 def test_limits_that_are_none(fields: dict[str, Any]) -> None:
     with pytest.raises(ParameterError):
         Limits(**fields)
+
+
+class Watched(ToyTarget):
+    """Notes what it was fed together."""
+
+    def __init__(self) -> None:
+        super().__init__(markov(VOCAB), VOCAB, eos_ids=(5,))
+        self.passes: list[list[int]] = []
+
+    def score(self, feeds: Any) -> Any:
+        self.passes.append([len(feed.tokens) for feed in feeds])
+        return super().score(feeds)
+
+
+def test_prompts_are_read_in_one_pass() -> None:
+    target = Watched()
+    engine = Engine(target, limits=Limits(chunk=16))
+    for length in (4, 9, 12):
+        engine.add(long(length, max_tokens=1))
+    assert [event.finished for event in engine.step()] == [FinishReason.LENGTH] * 3
+    assert target.passes == [[4, 9, 3], [9]], "the longest is read in two parts, for a pass takes 16 tokens"
+    assert not engine.unfinished and not target._rows
+
+
+@given(counts=st.lists(st.integers(0, 40), max_size=6), most=st.integers(1, 30))
+def test_every_token_is_in_one_round(counts: list[int], most: int) -> None:
+    taken = list(rounds(counts, most))
+    assert [sum(each) for each in zip(*taken, strict=True)] == (counts if taken else [])
+    assert all(sum(one) == most for one in taken[:-1]) and all(0 < sum(one) <= most for one in taken[-1:])
+    assert any(counts) == bool(taken)
 
 
 class Full(ToyTarget):

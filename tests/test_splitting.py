@@ -1,6 +1,6 @@
 """Rows of very different lengths in passes of their own: the same scores, for less."""
 
-from itertools import combinations, pairwise
+from itertools import accumulate, combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -18,24 +18,46 @@ from betoken.targets.hf import HFScores, HFTarget, JoinedScores
 from betoken.targets.splitting import runs
 from betoken.targets.toy import markov
 
-
-def cost(windows: list[int], ends: list[int], overhead: int) -> int:
-    return sum(overhead + (end - start) * max(windows[start:end]) for start, end in pairwise([0, *ends]))
+Rows = list[tuple[int, int, int]]  # how far after the row before, its slots, its tokens
 
 
-@given(windows=st.lists(st.integers(1, 60), min_size=1, max_size=8), overhead=st.integers(0, 80))
-def test_no_partition_costs_less(windows: list[int], overhead: int) -> None:
-    ends = runs(windows, overhead)
-    assert ends[-1] == len(windows) and ends == sorted(set(ends))
-    inner = range(1, len(windows))
-    all_of_them = ([*cut, len(windows)] for size in range(len(windows)) for cut in combinations(inner, size))
-    assert cost(windows, ends, overhead) == min(cost(windows, each, overhead) for each in all_of_them)
+def spread(rows: Rows) -> tuple[list[int], list[int], list[int]]:
+    return (
+        list(accumulate(gap for gap, _, _ in rows)),
+        [window for _, window, _ in rows],
+        [tokens for *_, tokens in rows],
+    )
+
+
+def cost(rows: Rows, ends: list[int], overhead: int, query: float) -> float:
+    places, windows, queries = spread(rows)
+    return sum(
+        overhead + (places[end - 1] - places[start] + 1) * (max(windows[start:end]) + query * max(queries[start:end]))
+        for start, end in pairwise([0, *ends])
+    )
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 60), st.integers(1, 20)), min_size=1, max_size=8),
+    overhead=st.integers(0, 200),
+    query=st.sampled_from([0.0, 0.5, 3.0, 40.0]),
+)
+def test_no_partition_costs_less(rows: Rows, overhead: int, query: float) -> None:
+    ends = runs(*spread(rows), overhead=overhead, query=query)
+    assert ends[-1] == len(rows) and ends == sorted(set(ends))
+    inner = range(1, len(rows))
+    all_of_them = ([*cut, len(rows)] for size in range(len(rows)) for cut in combinations(inner, size))
+    assert cost(rows, ends, overhead, query) == min(cost(rows, each, overhead, query) for each in all_of_them)
 
 
 def test_one_long_row_goes_alone() -> None:
-    assert runs([100] * 31 + [3000], 8192) == [31, 32]
-    assert runs([100] * 32, 8192) == [32]
-    assert runs([100, 90, 110], 10**6) == [3]
+    def ends(windows: list[int], queries: list[int] | None = None, overhead: int = 8192) -> list[int]:
+        return runs(range(len(windows)), windows, queries or [1] * len(windows), overhead=overhead, query=150.0)
+
+    assert ends([100] * 31 + [3000]) == [31, 32]
+    assert ends([100] * 32) == [32]
+    assert ends([100, 90, 110], overhead=10**6) == [3]
+    assert ends([100] * 6, [4, 4, 4, 4, 4, 60]) == [5, 6], "nor are the others fed what only one has"
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "qwen3_moe"])

@@ -18,7 +18,7 @@ from betoken.params import SEED_LIMIT, SamplingParams
 from betoken.proposers.base import ObserveContext, ProposeContext, Proposer, TopIds
 from betoken.queueing import Queue
 from betoken.sampling import Sampler
-from betoken.scheduler import Limits
+from betoken.scheduler import Limits, rounds
 from betoken.sequences import Event as Event
 from betoken.sequences import Request as Request
 from betoken.sequences import Running as Running
@@ -199,13 +199,19 @@ class Engine(Queue):
     def _read(self) -> list[Event]:
         """Of the prompts as much as this step has room for; first tokens where they end."""
         events: list[Event] = []
-        for seq, count in self._planned():
-            events += self._read_some(seq, count)
+        planned = self._planned()
+        for seq, _ in planned:
+            events += self._guarded(seq, lambda seq=seq: self._open(seq))  # type: ignore[misc]
+        left = [min(count, seq.to_read - self.target.length(seq.seq_id)) for seq, count in planned]
+        for counts in rounds(left, self.limits.chunk):
+            parts = [(seq, count) for (seq, _), count in zip(planned, counts, strict=True) if count]
+            events += self._read_together([part for part in parts if part[0] in self._reading])
         return events
 
-    def _read_some(self, seq: Running, count: int) -> list[Event]:
+    def _guarded(self, seq: Running, act: Callable[[], list[Event]]) -> list[Event]:
+        """Do something for one request; where that fails, it ends or has to wait."""
         try:
-            return self._prefill(seq, count)
+            return act()
         except NoRoomError as failure:
             return [] if self._may_wait(seq) else [self._failed(seq, failure)]
         except Exception as failure:
@@ -213,23 +219,53 @@ class Engine(Queue):
                 raise
             return [self._fail(seq, failure)]
 
-    def _prefill(self, seq: Running, count: int) -> list[Event]:
-        """So many tokens in chunks, no tree; the last forward of a prompt gives the first token, which is no step."""
-        start, row = self._clock(), seq.seq_id
-        if not self.target.length(row):
+    def _open(self, seq: Running) -> list[Event]:
+        """Give it a row, with what is there of its tokens already."""
+        if not self.target.length(seq.seq_id):
             self.rows.open(seq, [other for other in (*self._reading, *self._live) if other is not seq])
-        have = self.target.length(row)
-        end = min(have + count, seq.to_read)
-        scores = None
-        for begin in range(have, end, self.limits.chunk):
-            began, part = self._clock(), tuple(seq.tokens[begin : min(begin + self.limits.chunk, end)])
-            scores = self.target.score([Feed(row, part)])
-            self.target.commit(row, ())
-            self._pace.read(len(part), self._clock() - began)
-        seq.stats.prefill_s += self._clock() - start
-        return self._goes_live(seq, scores) if end == seq.to_read else []
+        return self._goes_live(seq, None, 0) if self.target.length(seq.seq_id) == seq.to_read else []
 
-    def _goes_live(self, seq: Running, scores: Scores | None) -> list[Event]:
+    def _read_together(self, parts: Sequence[tuple[Running, int]]) -> list[Event]:
+        """One forward pass of several prompts. Where it fails, each is read alone: only those fail that fail alone."""
+        if len(parts) < 2:
+            return [event for part in parts for event in self._guarded(part[0], lambda: self._read_parts([part]))]  # noqa: B023
+        try:
+            return self._read_parts(parts)
+        except Exception as failure:
+            if not self._isolate and not isinstance(failure, NoRoomError):
+                raise
+        for seq, _ in parts:
+            self._take_back(seq)
+        return [event for part in parts for event in self._read_together([part])]
+
+    def _take_back(self, seq: Running) -> None:
+        """What a pass that failed left of it."""
+        have = self.target.length(seq.seq_id)
+        if have:
+            self.target.truncate(seq.seq_id, have)
+        else:
+            self.target.release(seq.seq_id)
+
+    def _read_parts(self, parts: Sequence[tuple[Running, int]]) -> list[Event]:
+        """So many tokens of each, no trees. The last pass of a prompt gives its first token, which is no step."""
+        start = self._clock()
+        scores = self.target.score([Feed(seq.seq_id, self._next(seq, count)) for seq, count in parts])
+        for seq, _ in parts:
+            self.target.commit(seq.seq_id, ())
+        seconds, tokens = self._clock() - start, sum(count for _, count in parts)
+        self._pace.read(tokens, seconds)
+        events: list[Event] = []
+        for index, (seq, count) in enumerate(parts):
+            seq.stats.prefill_s += seconds * count / tokens
+            if self.target.length(seq.seq_id) == seq.to_read:
+                events += self._guarded(seq, lambda: self._goes_live(seq, scores, index))  # noqa: B023
+        return events
+
+    def _next(self, seq: Running, count: int) -> tuple[int, ...]:
+        have = self.target.length(seq.seq_id)
+        return tuple(seq.tokens[have : have + count])
+
+    def _goes_live(self, seq: Running, scores: Scores | None, index: int) -> list[Event]:
         """It is read. A row that was given up before goes on where it was; any other has its first token."""
         self._reading.remove(seq)
         if seq.resumes:
@@ -238,7 +274,7 @@ class Engine(Queue):
             return []
         assert scores is not None  # of a prompt at least the last token is fed
         self._live.append(seq)
-        event = self._event(seq, EMPTY, self._keep(seq, exactly(seq.sampler, scores, 0, EMPTY)))
+        event = self._event(seq, EMPTY, self._keep(seq, exactly(seq.sampler, scores, index, EMPTY)))
         if seq.stops.reason is not None:
             self._live.remove(seq)
             self._retire(seq)

@@ -66,7 +66,7 @@ class Queue:
     def _may_wait(self, seq: Running) -> bool:
         """No memory to read it: whether it may wait until others have ended; alone, or in vain, it may not."""
         seq.turned_away += 1
-        if self.running_rows < 2 or seq.turned_away >= PATIENCE:
+        if self.running_rows < 2 or seq.turned_away >= PATIENCE or seq not in self._reading:
             return False
         self._give_up(self._reading, seq)
         return True

@@ -1,7 +1,7 @@
 """How much of a step goes to prompts beside rows that decode, and who gets it. Numbers only: nothing here knows models or texts."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -110,3 +110,15 @@ def shares(left: Sequence[int], room: int) -> list[int]:
         given[place] += more
         room -= more
     return given
+
+
+def rounds(counts: Sequence[int], most: int) -> Iterator[list[int]]:
+    """How many tokens of each prompt go into each forward pass, so many in all at most; the first prompts come first."""
+    left = list(counts)
+    while any(left):
+        room, taken = most, []
+        for count in left:
+            taken.append(min(count, room))
+            room -= taken[-1]
+        left = [count - one for count, one in zip(left, taken, strict=True)]
+        yield taken

@@ -28,6 +28,10 @@ from betoken.targets.splitting import runs
 
 # Even of a tiny model a pass costs as much as so many slots of one row (measured on two cores: 4 ms of 43).
 LEAST_OVERHEAD = 8192
+# So many tokens are computed in the time that all weights are read once in (two cores: .06 to .1 ms each with the embedded model).
+CPU_TOKENS, GPU_TOKENS = 16, 256
+# All logits of so many queries are made as fast as some of them.
+FEW = 8
 
 
 class HFTarget:
@@ -149,14 +153,25 @@ class HFTarget:
             return [by_place]
         places = sorted(by_place)
         windows = [self._rows[self._order[place]].length + len(by_place[place].tokens) for place in places]
-        ends = runs(windows, self._overhead)
+        queries = [len(by_place[at].tokens) + len(by_place[at].draft) - by_place[at].start for at in places]
+        ends = runs(places, windows, queries, overhead=self._overhead, query=self._query)
         starts = [0, *ends[:-1]]
         return [{at: by_place[at] for at in places[start:end]} for start, end in zip(starts, ends, strict=True)]
 
     @cached_property
     def _overhead(self) -> int:
         """A pass's fixed cost in slots of one row: all weights are read, as if they were keys and values."""
-        return max(LEAST_OVERHEAD, int(self._weights) // max(1, self._cache.needed(1, 1)))
+        return max(LEAST_OVERHEAD, int(self._reading))
+
+    @property
+    def _reading(self) -> float:
+        """What reading all weights costs, in slots of one row."""
+        return float(self._weights) / max(1, self._cache.needed(1, 1))
+
+    @cached_property
+    def _query(self) -> float:
+        """What a token costs, in slots of one row."""
+        return self._reading / (CPU_TOKENS if self._device.type == "cpu" else GPU_TOKENS)
 
     def _pass(self, by_place: dict[int, Feed], feeds: Sequence[Feed]) -> "HFScores":
         first, last = min(by_place), max(by_place)
@@ -164,22 +179,26 @@ class HFTarget:
         placed = [by_place.get(place) for place in range(first, last + 1)]
         layout = lay_out(states, placed, width=self._width)
         self._cache.aim(first, layout.starts, layout.tokens_BQ.shape[1], layout.allowed_BQS.shape[2])
-        last_only = not any(len(feed.draft) for feed in feeds) and len(feeds) == 1 and layout.tokens_BQ.shape[1] > 8
-        logits_BKV = self._forward(layout, last_only=last_only)
-        cut = layout.tokens_BQ.shape[1] - logits_BKV.shape[1]
-        place = {feed.row: self._order.index(feed.row) - first for feed in feeds}
-        return HFScores(
-            logits_BKV,
-            [place[feed.row] for feed in feeds],
-            [layout.offset_B[place[feed.row]] - cut for feed in feeds],
-            feeds,
-        )
+        places = [self._order.index(feed.row) - first for feed in feeds]
+        offsets = [layout.offset_B[place] for place in places]
+        roots = self._roots(feeds, offsets, layout.tokens_BQ.shape[1])
+        logits_BKV = self._forward(layout, roots)
+        if roots:
+            offsets = [roots.index(offset - 1) + 1 for offset in offsets]
+        return HFScores(logits_BKV, places, offsets, feeds)
 
-    def _forward(self, layout: Layout, *, last_only: bool) -> Tensor:
-        """`[B, K, V]` logits: of every query, or of the last one where only a prompt was fed."""
-        keep: dict[str, Any] = (
-            {"logits_to_keep": 1} if last_only and self._plan.keeps_logits and self._width == 1 else {}
-        )
+    def _roots(self, feeds: Sequence[Feed], offsets: Sequence[int], queries: int) -> list[int]:
+        """The queries whose logits can be asked for, where those are few: of prompts, which have no nodes. Else nothing."""
+        if any(len(feed.draft) for feed in feeds) or queries <= FEW or self._width > 1 or not self._plan.keeps_logits:
+            return []
+        return sorted({offset - 1 for offset in offsets})
+
+    def _forward(self, layout: Layout, roots: list[int]) -> Tensor:
+        """`[B, K, V]` logits: of every query, or of these."""
+        keep: dict[str, Any] = {}
+        if roots:
+            last = roots == [layout.tokens_BQ.shape[1] - 1]
+            keep = {"logits_to_keep": 1 if last else torch.tensor(roots, device=self._device)}
         output = self.model(
             input_ids=torch.from_numpy(layout.tokens_BQ).to(self._device),
             attention_mask=self._masks(layout),

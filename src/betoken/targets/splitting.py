@@ -1,27 +1,34 @@
-"""Which neighbouring rows share a forward pass: rows of a pass are as wide as its widest, so one long row makes all others long. No torch.
+"""Which neighbouring rows share a forward pass: all rows of a pass are as long as its longest, and are fed as many tokens. No torch.
 
-A pass costs the reading of all weights, and for each row of every slot up to the widest one's last. In slots of one row: `overhead`, and
-rows times window.
+What a pass costs, in slots of one row: the reading of all weights (`overhead`), and for each row, one that idles in between as well,
+every slot up to the longest one's last and, `query` slots each, every token it is fed.
 """
 
 from collections.abc import Sequence
 
 
-def runs(windows: Sequence[int], overhead: int) -> list[int]:
-    """Where passes end: the partition of rows with these windows, in order, that costs least."""
-    count = len(windows)
-    if count * max(windows) - sum(windows) <= overhead:
+def runs(
+    places: Sequence[int], windows: Sequence[int], queries: Sequence[int], *, overhead: int, query: float
+) -> list[int]:
+    """Where passes end: the partition of the rows at these places, in order, that costs least.
+
+    windows: how many slots each row has in use; queries: how many tokens each is fed
+    """
+    count = len(places)
+    spare = sum(windows) + query * sum(queries)
+    if (places[-1] - places[0] + 1) * (max(windows) + query * max(queries)) - spare <= overhead:
         return [count]  # not even perfect passes would pay
-    best, end = [0] + [0] * count, [0] * (count + 1)
+    best, begin = [0.0] + [float("inf")] * count, [0] * (count + 1)
     for last in range(1, count + 1):
-        widest, found = 0, -1
+        longest, most = 0, 0
         for first in range(last - 1, -1, -1):
-            widest = max(widest, windows[first])
-            cost = best[first] + overhead + (last - first) * widest
-            if found < 0 or cost < best[last]:
-                found = best[last] = cost
-                end[last] = first
-    return _ends(end)
+            longest, most = max(longest, windows[first]), max(most, queries[first])
+            cost = overhead + (places[last - 1] - places[first] + 1) * (longest + query * most)
+            if cost >= best[last]:
+                break  # with more rows it costs more still
+            if best[first] + cost < best[last]:
+                best[last], begin[last] = best[first] + cost, first
+    return _ends(begin)
 
 
 def _ends(begin: Sequence[int]) -> list[int]:
