@@ -177,6 +177,8 @@ def test_the_pace_goes_by_what_took_how_long() -> None:
     for _ in range(5):
         pace.read(64, 0.006)
     assert pace.room(4, 0) == 128
+    assert pace.room(4, 0, 4) == 128 and pace.room(4, 0, 9) == 256, "most wait for their first token"
+    assert pace.room(1, 0, 30) == 512, "nobody who decodes waits for ever, however many come"
     for _ in range(20):
         pace.stepped(0.0001)
     assert pace.room(4, 0) == LEAST, "never nothing: a prompt must come to its end"

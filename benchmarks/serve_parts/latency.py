@@ -6,6 +6,7 @@ import asyncio
 from statistics import mean, median
 
 import numpy as np
+import numpy.typing as npt
 from figures import Figure, Found, interval
 from rich.progress import track
 
@@ -56,7 +57,8 @@ def _first_texts(bench: Bench, server: Betoken, clients: int) -> list[float]:
 
 
 def _joining(bench: Bench, server: Betoken, found: Found) -> None:
-    """31 streams run, one with a long prompt joins: the longest wait of each stream meanwhile, in its own median waits."""
+    """31 streams run, one with a long prompt joins: the longest wait of each stream for its next tokens meanwhile, in its own median
+    waits. Past their ends some streams say special tokens, which are tokens without a text, so waits for text are longer."""
     numbers = track(range(bench.settings.rounds), "a long prompt joins", console=bench.console, transient=True)
     rounds = [quietly(bench, lambda: _joined(bench, server)) for _ in numbers]
     worst = [max(one["longest_s"] / one["median_s"] for one in waits) for _, waits in rounds]
@@ -65,6 +67,7 @@ def _joining(bench: Bench, server: Betoken, found: Found) -> None:
         "median round": median(worst),
         "median wait, ms": 1000 * median(one["median_s"] for one in every),
         "longest wait, ms": 1000 * max(one["longest_s"] for one in every),
+        "longest/median of text": max(one["longest_text_s"] / one["median_text_s"] for one in every),
         "the joiner's first text, s": median(first for first, _ in rounds),
         "streams": len(every),
     }
@@ -77,7 +80,9 @@ def _joined(bench: Bench, server: Betoken) -> tuple[float, list[dict[str, float]
     """What the joiner waited for its first text, and each stream for its next; the streams are left when that is known."""
     salt = new_salt()
     prompts = [bench.prompts[place % len(bench.prompts)] for place in range(MOST - 1)]
-    running = [Exchange(server.ask(one, STREAM_TOKENS, salt, ignore_eos=True)) for one in prompts]
+    running = [
+        Exchange(server.ask(one, STREAM_TOKENS, salt, ignore_eos=True, return_token_sources=True)) for one in prompts
+    ]
     joiner = Exchange(server.ask(bench.long_text(LONG_PROMPT, salt), JOINER_TOKENS, salt, ignore_eos=True))
     reads = READS_QUICK if bench.settings.quick else READS_BEFORE
 
@@ -98,17 +103,26 @@ def _joined(bench: Bench, server: Betoken) -> tuple[float, list[dict[str, float]
 
 
 def _waits(exchange: Exchange, start: float, end: float) -> dict[str, float]:
-    """A stream's median wait, and its longest of those that touch a span of time; and when in the span that one began and ended."""
-    times = np.array(reply(exchange).times) + exchange.sent
+    """A stream's median wait for tokens, and its longest of those that touch a span of time; when in the span that one began and ended;
+    and the same of text."""
+    said = reply(exchange)
+    median_s, longest_s, began = _longest(np.array(said.steps) + exchange.sent, start, end)
+    median_text_s, longest_text_s, _ = _longest(np.array(said.times) + exchange.sent, start, end)
+    return {
+        "median_s": median_s,
+        "longest_s": longest_s,
+        "began_s": began - start,
+        "ended_s": began - start + longest_s,
+        "median_text_s": median_text_s,
+        "longest_text_s": longest_text_s,
+    }
+
+
+def _longest(times: npt.NDArray[np.float64], start: float, end: float) -> tuple[float, float, float]:
+    """The median wait, the longest that touches a span, and when that one began."""
     waits = np.diff(times)
     places = np.flatnonzero((times[1:] > start) & (times[:-1] < end))
     if not len(places):
         raise ServerFailedError("a stream was over before the long prompt was read")
     longest = places[waits[places].argmax()]
-    began, ended = times[longest : longest + 2] - start
-    return {
-        "median_s": float(np.median(waits)),
-        "longest_s": float(waits[longest]),
-        "began_s": float(began),
-        "ended_s": float(ended),
-    }
+    return float(np.median(waits)), float(waits[longest]), float(times[longest])

@@ -58,10 +58,12 @@ class Reply:
     """What a stream said.
 
     times: when text came, one for each read that brought some; since the request was sent
+    steps: the same of tokens, some of which have no text; only where the request asked for `return_token_sources`
     """
 
     text: str
     times: list[float]
+    steps: list[float]
     seconds: float
     usage: dict[str, Any]
     finish_reason: str | None
@@ -76,6 +78,7 @@ def reply(exchange: Exchange) -> Reply:
     """Read an event stream. Raises ServerFailedError for an error in it, and for one without an end."""
     texts: list[str] = []
     times: list[float] = []
+    steps: list[float] = []
     usage: dict[str, Any] = {}
     reason = None
     for when, chunk in _events(exchange):
@@ -85,14 +88,14 @@ def reply(exchange: Exchange) -> Reply:
         for choice in chunk.get("choices", ()):
             reason = choice.get("finish_reason") or reason
             text = choice.get("text") or choice.get("delta", {}).get("content") or ""
-            if text:
-                texts.append(text)
-                if not times or when > times[-1]:
-                    times.append(when)
+            texts.append(text)
+            for came, seen in ((text, times), ("step" in choice, steps)):
+                if came and (not seen or when > seen[-1]):
+                    seen.append(when)
     if reason is None and exchange.ended:
         raise ServerFailedError(f"{exchange.ask.path}: the stream ended without a finish_reason")
-    since = [when - exchange.sent for when in times]
-    return Reply("".join(texts), since, exchange.ended - exchange.sent, usage, reason)
+    since, stepped = ([when - exchange.sent for when in each] for each in (times, steps))
+    return Reply("".join(texts), since, stepped, exchange.ended - exchange.sent, usage, reason)
 
 
 def _events(exchange: Exchange) -> list[tuple[float, dict[str, Any]]]:

@@ -9,6 +9,7 @@ from betoken.errors import ParameterError
 
 LEAST = 16  # prompt tokens that are read in a step, however slow that seems
 STEPS, PASSES = 15, 5  # so many of each are remembered
+CROWD = 3.0  # where more prompts are read than rows decode, those may wait so many times as long, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +18,8 @@ class Limits:
 
     rows:        how many requests are read or decoded at once; the others wait
     chunk:       how many prompt tokens one forward pass takes
-    stall:       beside rows that decode, prompts are read for at most so many times as long as a decoding step takes; None: each
-                 prompt is read whole, at once
+    stall:       beside rows that decode, prompts are read for at most so many times as long as a decoding step takes, or up to
+                 three times that where more are read than decode; None: each prompt is read whole, at once
     step_tokens: tokens of one step, prompts and draft nodes together; None: no limit
     kv_bytes:    what keys and values of running rows may take; who does not fit waits; None: no limit
     kept_bytes:  what those of ended rows may take, to be used again by prompts that begin alike; 0: none are kept
@@ -72,8 +73,8 @@ class Pace:
         size = next((size for size in self._sizes if size >= tokens), self._sizes[-1])
         self._passes.setdefault(size, deque(maxlen=PASSES)).append(seconds)
 
-    def room(self, decoding: int, nodes: int) -> int:
-        """Prompt tokens for a step in which so many rows decode, with so many nodes in all."""
+    def room(self, decoding: int, nodes: int, reading: int = 1) -> int:
+        """Prompt tokens for a step in which so many rows decode, with so many nodes in all, and so many prompts are read."""
         stall, most = self._limits.stall, self._limits.step_tokens
         left = max(LEAST, most - decoding - nodes) if most is not None else 1 << 62
         if stall is None:
@@ -82,7 +83,7 @@ class Pace:
             return min(left, self._limits.chunk)
         if not self._steps:
             return min(left, self._sizes[0])
-        allowed = stall * median(self._steps)
+        allowed = stall * median(self._steps) * min(max(1.0, reading / decoding), CROWD)
         fitting = [size for size in self._sizes if self._expected(size) <= allowed]
         return min(left, fitting[-1] if fitting else self._sizes[0])
 

@@ -136,10 +136,10 @@ class HFTarget:
 
     @torch.inference_mode()
     def _score(self, feeds: Sequence[Feed]) -> "HFScores | JoinedScores":
-        for feed in feeds:
-            if feed.row not in self._rows:
-                self._rows[feed.row] = RowState()
-                self._order.append(feed.row)
+        new = [feed for feed in feeds if feed.row not in self._rows]
+        for feed in sorted(new, key=lambda feed: len(feed.tokens)):  # neighbours of one length share a pass
+            self._rows[feed.row] = RowState()
+            self._order.append(feed.row)
         by_place = {self._order.index(feed.row): feed for feed in feeds}
         passes = self._passes(by_place)
         if len(passes) == 1:
