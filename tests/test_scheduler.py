@@ -17,7 +17,7 @@ from betoken.errors import NoRoomError, ParameterError, PromptError
 from betoken.params import SamplingParams
 from betoken.prefixes import Prefixes
 from betoken.proposers.base import ProposeContext
-from betoken.scheduler import LEAST, Limits, Pace, rounds, shares
+from betoken.scheduler import LEAST, Limits, Pace, costs, rounds, shares
 from betoken.stops import FinishReason
 from betoken.targets.toy import ToyTarget, markov
 
@@ -166,22 +166,35 @@ def test_what_is_shared_out(left: list[int], room: int) -> None:
         assert given_out[0] >= min(left[0], room // 2), "the oldest comes to its end whoever joins"
 
 
+def took(tokens: int, context: float) -> float:
+    return 0.005 + 0.0001 * tokens + 1e-7 * tokens * context
+
+
 def test_the_pace_goes_by_what_took_how_long() -> None:
-    pace = Pace(Limits(stall=2.0, chunk=512))
+    pace = Pace(Limits(stall=4.0, chunk=512))
     assert pace.room(0, 0) == 512, "nobody waits"
+    pace.stepped(0.010)
     assert pace.room(4, 0) == LEAST, "nothing is known"
-    for _ in range(5):
-        pace.stepped(0.010)
-        pace.read(16, 0.005)
-    assert pace.room(4, 0) == 64, "in proportion: 64 tokens take 20 ms at most"
-    for _ in range(5):
-        pace.read(64, 0.006)
-    assert pace.room(4, 0) == 128
-    assert pace.room(4, 0, 4) == 128 and pace.room(4, 0, 9) == 256, "most wait for their first token"
-    assert pace.room(1, 0, 30) == 512, "nobody who decodes waits for ever, however many come"
+    pace.read(16, 8, took(16, 8))
+    assert 80 < pace.room(4, 0) < 100, "in proportion: 40 ms at most"
+    for tokens in (90, 200, 300, 340):
+        pace.read(tokens, tokens / 2, took(tokens, tokens / 2))
+    assert 300 < pace.room(4, 0) < 380
+    assert pace.room(4, 0) > pace.room(4, 0, context=2000) > 110, "where there is more to look at it takes longer"
+    assert pace.room(4, 0, 3) == pace.room(4, 0)
+    assert pace.room(4, 0, 6) > 450, "most wait for their first token"
+    assert pace.room(1, 0, 30) == 512, "a pass takes no more, and nobody who decodes waits for ever, however many come"
     for _ in range(20):
         pace.stepped(0.0001)
+    assert 230 < pace.room(4, 0) < 270, "30 ms are not seen"
+    for _ in range(30):
+        pace.read(32, 16, 0.1)
     assert pace.room(4, 0) == LEAST, "never nothing: a prompt must come to its end"
+
+
+@given(st.lists(st.tuples(st.integers(1, 512), st.floats(0, 4000), st.floats(1e-9, 10)), min_size=1, max_size=24))
+def test_nothing_that_took_time_was_for_less_than_nothing(passes: list[tuple[int, float, float]]) -> None:
+    assert min(costs(passes)) >= 0 < max(costs(passes))
 
 
 def test_a_steps_tokens_are_one_budget() -> None:

@@ -249,11 +249,12 @@ class Engine(Queue):
     def _read_parts(self, parts: Sequence[tuple[Running, int]]) -> list[Event]:
         """So many tokens of each, no trees. The last pass of a prompt gives its first token, which is no step."""
         start = self._clock()
+        seen = sum(count * (self.target.length(seq.seq_id) + count / 2) for seq, count in parts)
         scores = self.target.score([Feed(seq.seq_id, self._next(seq, count)) for seq, count in parts])
         for seq, _ in parts:
             self.target.commit(seq.seq_id, ())
         seconds, tokens = self._clock() - start, sum(count for _, count in parts)
-        self._pace.read(tokens, seconds)
+        self._pace.read(tokens, seen / tokens, seconds)
         events: list[Event] = []
         for index, (seq, count) in enumerate(parts):
             seq.stats.prefill_s += seconds * count / tokens

@@ -59,7 +59,8 @@ class Queue:
         if not self._reading:
             return []
         left = [seq.to_read - self.target.length(seq.seq_id) for seq in self._reading]
-        room = self._pace.room(len(self._live), self._nodes, len(self._reading))
+        begun = self.target.length(self._reading[0].seq_id)
+        room = self._pace.room(len(self._live), self._nodes, len(self._reading), begun)
         given = zip(self._reading, shares(left, room), strict=True)
         return [(seq, count) for seq, count in given if count or seq.resumes]
 
