@@ -39,6 +39,8 @@ class Prefixes:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
+        # Rows of one namespace that begin with the same WORTHWHILE tokens: whatever is found has these.
+        self._alike: dict[tuple[str, bytes], set[int]] = {}
         self._numbers = 0
         self.nbytes = 0
 
@@ -48,9 +50,8 @@ class Prefixes:
     def find(self, tokens: Sequence[int], namespace: str) -> tuple[int, Saved | None]:
         """The longest beginning of these tokens that is kept: its length, and where it is; 0, None where none is worth it."""
         wanted = np.asarray(tokens, dtype=np.int64)
-        lengths = {
-            number: common(kept.tokens, wanted) for number, kept in self._kept.items() if kept.namespace == namespace
-        }
+        alike = self._alike.get(_beginning(wanted, namespace), ())
+        lengths = {number: common(self._kept[number].tokens, wanted) for number in alike}
         number = max(lengths, key=lengths.__getitem__, default=None)
         if number is None or lengths[number] < WORTHWHILE:
             return 0, None
@@ -68,20 +69,32 @@ class Prefixes:
         mine = _Kept(np.array(tokens, dtype=np.int64), namespace, saved)
         if mine.nbytes > self._capacity:
             return
-        for number in [number for number, kept in self._kept.items() if _within(kept, mine)]:
+        beginning = _beginning(mine.tokens, namespace)
+        for number in [number for number in self._alike.get(beginning, ()) if _within(self._kept[number], mine)]:
             self._drop(number)
         self._numbers += 1
         self._kept[self._numbers] = mine
+        self._alike.setdefault(beginning, set()).add(self._numbers)
         self.nbytes += mine.nbytes
         while self.nbytes > self._capacity:
             self._drop(next(iter(self._kept)))
 
     def clear(self) -> None:
         self._kept.clear()
+        self._alike.clear()
         self.nbytes = 0
 
     def _drop(self, number: int) -> None:
-        self.nbytes -= self._kept.pop(number).nbytes
+        kept = self._kept.pop(number)
+        self.nbytes -= kept.nbytes
+        key = _beginning(kept.tokens, kept.namespace)
+        self._alike[key].discard(number)
+        if not self._alike[key]:
+            del self._alike[key]
+
+
+def _beginning(tokens: npt.NDArray[np.int64], namespace: str) -> tuple[str, bytes]:
+    return namespace, tokens[:WORTHWHILE].tobytes()
 
 
 def common(first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -> int:
@@ -92,4 +105,4 @@ def common(first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -> int:
 
 
 def _within(kept: _Kept, whole: _Kept) -> bool:
-    return kept.namespace == whole.namespace and common(kept.tokens, whole.tokens) == len(kept.tokens)
+    return common(kept.tokens, whole.tokens) == len(kept.tokens)
