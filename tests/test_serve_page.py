@@ -252,7 +252,7 @@ def test_the_parser_does_not_mind_where_a_stream_is_cut(opened: Page, size: int,
     sent = list(stream.replace("\n", newline).encode())
     got = opened.evaluate(
         """async ([bytes, size]) => {
-            const parser = new (await import("/page/race.js")).EventParser();
+            const parser = new (await import("/page/wire.js")).EventParser();
             const events = [];
             for (let at = 0; at < bytes.length; at += size) {
                 events.push(...parser.push(new Uint8Array(bytes.slice(at, at + size))));
@@ -265,6 +265,6 @@ def test_the_parser_does_not_mind_where_a_stream_is_cut(opened: Page, size: int,
 
 
 def test_bytes_that_are_no_text_are_refused(opened: Page) -> None:
-    parse = 'async bytes => new (await import("/page/race.js")).EventParser().push(new Uint8Array(bytes))'
+    parse = 'async bytes => new (await import("/page/wire.js")).EventParser().push(new Uint8Array(bytes))'
     with pytest.raises(Exception, match="encoded data was not valid"):
         opened.evaluate(parse, [0x64, 0xFF, 0x0A])

@@ -37,7 +37,7 @@ from betoken.serve.worker import Call
 LOG = logging.getLogger("betoken.serve")
 ALIVE_SECONDS = 15.0
 PAGE_POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-PAGE_FILES = ("race.js", "race.css", "favicon.svg")
+PAGE_FILES = ("race.js", "dom.js", "lane.js", "plot.js", "verdict.js", "wire.js", "race.css", "favicon.svg")
 SAYS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": about}
     for status, about in (
