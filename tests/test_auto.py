@@ -268,7 +268,7 @@ def test_residual_acceptance_is_refused() -> None:
     engine = Engine(toy(), make_auto("naive"), acceptance="residual")
     engine.add(request(temperature=1.0))
     with pytest.raises(ParameterError, match="acceptance"):
-        engine.step()
+        engine.run(lambda event: None)
 
 
 # Nothing of a request stays, nothing of it is seen by others.

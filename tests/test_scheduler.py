@@ -142,7 +142,23 @@ def test_a_long_prompt_stops_nobody() -> None:
         events = engine.step()
         said.append([event.seq_id for event in events])
         assert target.length(late) <= 400
-    assert len(said) > 400 // 64 and all(running in ids for ids in said[:10])
+    assert len(said) > 400 // 64 and said[-1] == [late], "its first token is told at once"
+    assert all(ids == [running] for ids in said[:-1])
+    assert [event.seq_id for event in engine.step()] == [running, late], (
+        "whoever decodes is next, whoever waits to be read"
+    )
+
+
+def test_first_tokens_hold_nobody_up() -> None:
+    """Prompts that come one after the other, each read in one step: every second step decodes."""
+    engine = Engine(toy(), limits=Limits(stall=2.0, chunk=64))
+    running = engine.add(request(max_tokens=60, ignore_eos=True))
+    engine.step()
+    said = []
+    for _ in range(10):
+        engine.add(request(max_tokens=40, ignore_eos=True))
+        said.append([event.seq_id for event in engine.step()])
+    assert [running in ids for ids in said] == [True, False] * 5
 
 
 def test_a_short_prompt_need_not_wait_for_a_long_one() -> None:

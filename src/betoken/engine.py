@@ -70,6 +70,7 @@ class Engine(Queue):
         self._residual = acceptance == "residual"
         self._clock, self._isolate = clock, isolate
         self._ids = itertools.count()
+        self._due = False  # whether whoever decodes is next
 
     def add(self, request: Request) -> int:
         """Take a request; its id is in every event about it. Raises PromptError, ParameterError."""
@@ -161,12 +162,17 @@ class Engine(Queue):
             self._release(self._kept.pop(seq_id))
 
     def step(self) -> list[Event]:
-        """Admit what fits, read prompts, then one step of every decoding row. Events come in the order of the rows."""
+        """Admit what fits, read prompts, then one step of every decoding row. First tokens are told at once: that step comes with the
+        next call, before more is read. Events come in the order of the rows."""
         self._admit()
-        events = self._read()
-        if not self._live:
+        events = [] if self._due else self._read()
+        self._due = bool(events)
+        if self._due or not self._live:
             return events
         start = self._clock()
+        events += self._begun()
+        if not self._live:
+            return events
         drafts = self._propose()
         drafted = self._clock()
         feeds = [Feed(seq.seq_id, self._unseen(seq), draft) for seq, draft in zip(self._live, drafts, strict=True)]
@@ -279,10 +285,20 @@ class Engine(Queue):
         if seq.stops.reason is not None:
             self._live.remove(seq)
             self._retire(seq)
-        elif self.proposer is not None and seq.drafted_for and not seq.begun:
-            self.proposer.begin(seq.view())
-            seq.begun = True
         return [event]
+
+    def _begun(self) -> list[Event]:
+        """Show the proposer whoever is new to it."""
+        events: list[Event] = []
+        for seq in [seq for seq in self._live if self.proposer is not None and seq.drafted_for and not seq.begun]:
+            events += self._guarded(seq, lambda: self._begin(seq))  # noqa: B023
+        return events
+
+    def _begin(self, seq: Running) -> list[Event]:
+        assert self.proposer is not None
+        self.proposer.begin(seq.view())
+        seq.begun = True
+        return []
 
     def _failed(self, seq: Running, failure: Exception) -> Event:
         if not self._isolate:
