@@ -8,6 +8,7 @@ import torch
 from architectures import CONFIGS, tiny
 from strategies import misbehaving
 
+from betoken.draft import Draft
 from betoken.engine import Engine, Request
 from betoken.errors import NoRoomError
 from betoken.params import SamplingParams
@@ -48,6 +49,22 @@ def test_a_copied_row_goes_on_as_the_one_it_was_copied_from(name: str) -> None:
     target.load(6, saved, 30)
     assert np.allclose(last_logits(target, 6, TEXT[30:]), whole, atol=1e-9), "after all memory was given back"
     target.release(6)
+
+
+def test_a_pass_without_memory_leaves_nothing_behind() -> None:
+    """New rows were known before there was room for them, and could not be given back."""
+    target = HFTarget(tiny("llama"), pack=False)
+    whole = last_logits(target, 1, TEXT)
+    target.limit_kv(target.kv_needed(1, 100))
+    target.score([Feed(1, (5,))])
+    pending = target.kv_used
+    with pytest.raises(NoRoomError):
+        target.score([Feed(1, (), Draft((6, 7), (-1, -1))), *(Feed(row, TEXT[:row]) for row in (9, 4, 12))])
+    assert [target.length(row) for row in (1, 4, 9, 12)] == [len(TEXT), 0, 0, 0] and target.kv_used == pending
+    for row in (9, 4, 12):
+        target.release(row)
+    target.truncate(1, len(TEXT) - 1)
+    assert np.allclose(last_logits(target, 1, TEXT[-1:]), whole, atol=1e-9)
 
 
 def test_a_limit_of_memory_is_kept() -> None:

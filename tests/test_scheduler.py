@@ -19,6 +19,7 @@ from betoken.prefixes import Prefixes
 from betoken.proposers.base import ProposeContext
 from betoken.scheduler import LEAST, Limits, Pace, costs, rounds, shares
 from betoken.stops import FinishReason
+from betoken.targets.base import Feed
 from betoken.targets.toy import ToyTarget, markov
 
 WAYS = ("nothing", "tree", "oracle tree", "foreign")
@@ -283,6 +284,35 @@ def test_a_row_without_memory_fails_and_the_others_finish() -> None:
     engine.add(fresh(bad))
     with pytest.raises(NoRoomError):
         engine.run(lambda event: None)
+
+
+@pytest.mark.parametrize("limits", [Limits(kv_bytes=60), Limits(kv_bytes=36, rows=1)])
+def test_who_drafts_needs_no_more_memory(limits: Limits) -> None:
+    """Drafts for which there was no room made a row give way, which came again with the same drafts; alone it failed."""
+    chain = Draft((0,) * 40, tuple(range(-1, 39)))
+    engine = Engine(toy(), Patient(lambda seq: chain), limits=limits)
+    asked = [request((at, 1, 2, 3, 4, 0, 1, 2, 3, 1), max_tokens=15, ignore_eos=True) for at in (0, 1)]
+    answers = {engine.add(one): Result(engine._waiting[-1]) for one in asked}
+    for _ in range(200):
+        for event in engine.step():
+            answers[event.seq_id].take(event)
+    assert not engine.unfinished
+    assert [answer.said for answer in answers.values()] == [by_hand(fresh(one), toy()) for one in asked]
+
+
+def test_a_pass_that_fails_leaves_nothing_behind() -> None:
+    target = toy()
+    target.score([Feed(0, (1, 2, 3))])
+    target.commit(0, ())
+    target.score([Feed(0, (4,))])
+    target.limit = 12
+    for feeds in (
+        [Feed(0, (), Draft((1, 2), (-1, -1))), Feed(7, (1,) * 9)],
+        [Feed(0, (), Draft(tuple(range(9)), (-1,) * 9))],
+    ):
+        with pytest.raises(NoRoomError):
+            target.score(feeds)
+        assert (target.length(0), target.length(7), target.kv_bytes, [*target._rows]) == (3, 0, 4, [0])
 
 
 class Broken(ToyTarget):

@@ -17,7 +17,7 @@ STORY, EDIT = "Once upon a time there was", "The cat sat on the mat. The cat sat
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Served]:
-    with served() as found:
+    with served(allowed_origins=("https://chat.example.org",)) as found:
         yield found
         assert at_rest(found)
 
@@ -359,3 +359,54 @@ def test_langchain(server: Served) -> None:
     )
     said = chat.invoke("Write a list of animals").content
     assert said and "".join(str(chunk.content) for chunk in chat.stream("Write a list of animals")) == said
+
+
+def test_answers_that_are_left_are_counted(server: Served) -> None:
+    name = f'betoken:request_success_total{{finished_reason="abort",model_name="{NAME}"}}'
+
+    def left() -> float:
+        found = [line for line in httpx.get(server.url + "/metrics").text.splitlines() if line.startswith(name)]
+        return float(found[0].rsplit(" ", 1)[1]) if found else 0.0
+
+    before = left()
+    endless = {
+        "prompt": STORY,
+        "max_tokens": 3000,
+        "ignore_eos": True,
+        "stream": True,
+        "speculation": {"enabled": False},
+    }
+    with httpx.stream("POST", server.v1 + "/completions", json=endless, timeout=60) as answer:
+        next(answer.iter_raw())
+    assert at_rest(server) and left() == before + 1
+
+
+def test_usage_may_come_with_every_chunk(server: Served) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = events(server, "/completions", prompt=STORY, max_tokens=20, temperature=0, stream_options=options)
+    counted = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counted == sorted(counted) and counted[-1] == 20 and 0 < counted[0] < 20
+    assert len({chunk["usage"]["prompt_tokens"] for chunk in chunks}) == 1
+
+
+def test_the_last_message_may_be_gone_on_with(server: Served) -> None:
+    """What the model says of an answer that was begun is what it says to the same tokens."""
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "The little owl"}]
+    llm = embedded()
+    text = llm.tokenizer.apply_chat_template(messages, tokenize=False, continue_final_message=True)
+    expected = llm.generate(llm.encode(text, special=False), SamplingParams(max_tokens=12), method="plain").text
+    asked = {"messages": messages, "max_tokens": 12, "temperature": 0, "continue_final_message": True}
+    for more in ({}, {"add_generation_prompt": False}):
+        answer = httpx.post(server.v1 + "/chat/completions", json={**asked, **more}, timeout=60).json()
+        assert answer["choices"][0]["message"]["content"] == expected
+
+
+def test_pages_elsewhere_may_ask_where_they_are_allowed(server: Served) -> None:
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    for origin, allowed in (("https://chat.example.org", True), ("https://evil.example.org", False)):
+        before = httpx.options(server.v1 + "/chat/completions", headers={"Origin": origin, **asks})
+        after = httpx.get(server.v1 + "/models", headers={"Origin": origin})
+        assert (before.status_code == 200) is allowed and after.status_code == 200
+        for answer in (before, after):
+            assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
+    assert httpx.get(server.url + "/ping").status_code == 200

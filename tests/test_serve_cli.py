@@ -1,5 +1,6 @@
 """`betoken serve` as a process: what it says, what it refuses, how it ends."""
 
+import json
 import os
 import re
 import shutil
@@ -91,26 +92,31 @@ def test_it_says_what_it_serves_and_drains() -> None:
 
 
 def test_it_does_not_wait_for_ever() -> None:
-    with process("--method", "ngram", "--drain-seconds", "1") as (url, started, _):
+    with process("--method", "ngram", "--drain-seconds", "1") as (url, started, said):
         endless = {**ASK, "max_tokens": 4000, "ignore_eos": True, "stream": True, "speculation": {"enabled": False}}
         with httpx.stream("POST", url + "/v1/completions", json=endless, timeout=60) as stream:
-            chunks = stream.iter_raw()
-            next(chunks)
+            lines = stream.iter_lines()
+            next(lines)
             began = time.monotonic()
             started.send_signal(signal.SIGTERM)
-            assert started.wait(15) == 0 and time.monotonic() - began < 12
+            told = [line for line in lines if line][-1]
+        assert json.loads(told.removeprefix("data: "))["error"]["code"] == "overloaded"
+        assert started.wait(15) == 0 and time.monotonic() - began < 12
+        assert "Traceback" not in "".join(said)
 
 
 def test_a_second_signal_ends_it_at_once() -> None:
-    with process("--method", "ngram", "--drain-seconds", "600") as (url, started, _):
+    with process("--method", "ngram", "--drain-seconds", "600") as (url, started, said):
         endless = {**ASK, "max_tokens": 4000, "ignore_eos": True, "stream": True, "speculation": {"enabled": False}}
         with httpx.stream("POST", url + "/v1/completions", json=endless, timeout=60) as stream:
-            chunks = stream.iter_raw()
-            next(chunks)
+            lines = stream.iter_lines()
+            next(lines)
             started.send_signal(signal.SIGTERM)
             time.sleep(0.5)
             started.send_signal(signal.SIGTERM)
-            assert started.wait(15) == 0
+            assert '"error"' in [line for line in lines if line][-1]
+        assert started.wait(15) == 0
+        assert "Traceback" not in "".join(said)
 
 
 def test_ctrl_c_ends_it() -> None:
@@ -131,6 +137,12 @@ def test_what_it_refuses(tmp_path: Path) -> None:
     assert "--ssl-certfile" in refused("--ssl-keyfile", __file__)
     assert "ssl-keyfile" in refused("--ssl-keyfile", str(tmp_path / "none"), "--ssl-certfile", __file__)
     assert "kv-memory" in refused("--kv-memory", "-1")
+    assert "that are there" in refused("--kv-memory", "500000", "--port", "0")
+    assert "4096" in refused("--max-model-len", "100000", "--port", "0")
+    assert "two models" in refused("./one", "--model", "./two")
+    assert "no-such-model" in refused("./no-such-model")
+    assert "chat-template" in refused("--chat-template", str(tmp_path / "none"))
+    assert "port" in refused("--port", "99999")
     assert "max-rows" in refused("--max-rows", "0")
     assert "max-queue" in refused("--max-queue", "0")
     assert "api-key" in refused("--api-key", " ")

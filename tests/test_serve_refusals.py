@@ -66,11 +66,20 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("allowed", {"allowed_token_ids": []}, "allowed_token_ids"),
     ("stop ids", {"stop_token_ids": [-1]}, "stop_token_ids"),
     ("bad words", {"bad_words": [""]}, "bad_words"),
-    ("speculation", {"speculation": {"method": "nonsense"}}, "method"),
-    ("an option of a method", {"speculation": {"method": "ngram:nonsense=3"}}, "nonsense"),
-    ("a value of an option", {"speculation": {"method": "ngram:k=-3"}}, "k"),
-    ("a file of the server's", {"speculation": {"method": "mix:load=secret"}}, "speculation"),
-    ("max_nodes", {"speculation": {"max_nodes": 0}}, "max_nodes"),
+    ("bad words, many", {"bad_words": ["a"] * 5000}, "bad_words"),
+    ("bad words, long", {"bad_words": ["a" * 60_000]}, "bad_words"),
+    ("bias of digits", {"logit_bias": {"9" * 5000: 1}}, "logit_bias"),
+    ("a reference of digits", {"guided_json": {"anyOf": [{"$ref": "#/anyOf/" + "9" * 5000}]}}, "guided_json"),
+    ("speculation", {"speculation": {"method": "nonsense"}}, "speculation.method"),
+    ("an option of a method", {"speculation": {"method": "ngram:nonsense=3"}}, "speculation.method"),
+    ("a value of an option", {"speculation": {"method": "ngram:k=-3"}}, "speculation.method"),
+    ("a file of the server's", {"speculation": {"method": "mix:load=secret"}}, "speculation.method"),
+    ("memory of the server's", {"speculation": {"method": "recycling:pairs=16777216"}}, "speculation.method"),
+    ("a window without end", {"speculation": {"method": "lookahead:window=100000"}}, "speculation.method"),
+    ("max_nodes", {"speculation": {"max_nodes": 0}}, "speculation.max_nodes"),
+    ("functions", {"functions": [{"name": "f"}]}, "functions"),
+    ("logprobs of the prompt", {"prompt_logprobs": 1}, "prompt_logprobs"),
+    ("llama.cpp's samplers", {"mirostat": 2}, "mirostat"),
     ("a key of speculation", {"speculation": {"nonsense": 1}}, "speculation.nonsense"),
 ]
 
@@ -118,6 +127,15 @@ def test_completions_that_cannot_be(server: Served, body: Any, param: str) -> No
         {"logprobs": True, "top_logprobs": 21},
         {"chat_template_kwargs": {"tokenize": True}},
         {"chat_template_kwargs": {"chat_template": "{{ 1 }}"}},
+        {"chat_template_kwargs": {"self": 1}},
+        {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"},
+        {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+        {"continue_final_message": True},
+        {
+            "messages": [{"role": "assistant", "content": "I"}],
+            "continue_final_message": True,
+            "add_generation_prompt": True,
+        },
     ],
 )
 def test_chats_that_cannot_be(server: Served, fields: dict[str, Any]) -> None:
@@ -138,6 +156,26 @@ def test_what_is_too_long_says_how_long(server: Served) -> None:
 def test_bodies_that_are_no_requests(server: Served, content: bytes) -> None:
     for path in ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"):
         check(post(server, path, content), 400)
+
+
+def test_bodies_of_another_kind(server: Served) -> None:
+    """What is wrong is the header, which curl sets by itself to something else."""
+    for kind in ("application/x-www-form-urlencoded", "text/plain"):
+        said = check(post(server, "/v1/completions", TEXT, **{"Content-Type": kind}), 400, code="invalid_content_type")
+        assert "Content-Type: application/json" in said and kind in said
+    said = check(post(server, "/v1/completions", b'{"prompt": "a",}'), 400, code="invalid_json")
+    assert "no JSON" in said and "character 15" in said
+
+
+def test_fields_that_ask_for_nothing(server: Served) -> None:
+    """Some clients send every field they know of, at its neutral value."""
+    neutral = {"mirostat": 0, "typical_p": 1.0, "use_beam_search": False, "functions": None, "logits_processors": []}
+    assert post(server, "/v1/completions", {**TEXT, **neutral}).status_code == 200
+
+
+def test_errors_speak_json(server: Served) -> None:
+    said = check(post(server, "/v1/completions", {**TEXT, "echo": True, "logprobs": 1}), 400, "echo")
+    assert said.startswith("echo is true; expected")
 
 
 def test_numbers_that_are_none(server: Served) -> None:
@@ -249,6 +287,8 @@ def test_a_full_queue_says_so() -> None:
             assert full.headers["retry-after"] == "1"
             assert httpx.post(server.v1 + "/completions", json={**TEXT, "stream": True}).status_code == 429
         assert waiting.result().status_code == 200
+        many = httpx.post(server.v1 + "/completions", json={**TEXT, "n": 3})
+        check(many, 400, "n", "invalid_value")  # to come again would not help
         assert at_rest(server)
 
 

@@ -70,6 +70,14 @@ def test_other_forms(server: Served) -> None:
     text, _ = said(chat(server, guided_json='{"enum": [1, 2]}'))
     assert json.loads(text) in (1, 2)
     assert said(chat(server, response_format={"type": "text"}))[0]
+    text, reason = said(chat(server, structured_outputs={"regex": r"[a-f]{3}-[0-9]{2}"}))
+    assert reason == "stop" and re.fullmatch(r"[a-f]{3}-[0-9]{2}", text)
+    assert said(chat(server, structured_outputs={"choice": ["yes", "no"]}))[0] in ("yes", "no")
+    assert json.loads(said(chat(server, structured_outputs={"json": {"enum": [7]}}))[0]) == 7
+    assert said(chat(server, structured_outputs={"grammar": 'start: "x" "y"'}))[0] == "xy"
+    assert said(chat(server, structured_outputs={"json_object": True}))[0].startswith("{")
+    for field in ("grammar", "guided_grammar"):  # GBNF, as llama.cpp has it
+        assert said(chat(server, **{field: 'root ::= "p" digit "q"\ndigit ::= [4-6]'}))[0] in ("p4q", "p5q", "p6q")
     with httpx.stream(
         "POST",
         server.v1 + "/completions",
@@ -95,6 +103,11 @@ def test_other_forms(server: Served) -> None:
         ),
         ({"response_format": {"type": "yaml"}}, "response_format.type"),
         ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_regex and guided_choice"),
+        ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a"}, "guided_regex": "a"}, "guided_regex and structured_outputs.regex"),
+        ({"grammar": 'root ::= ( "a"'}, "grammar"),
+        ({"grammar": "root ::= " + "(" * 3000}, "grammar"),
     ],
 )
 def test_an_impossible_form_is_refused(server: Served, fields: dict[str, Any], param: str) -> None:

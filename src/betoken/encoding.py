@@ -11,10 +11,10 @@ Message = Mapping[str, Any]
 
 
 class Encoder:
-    """A tokenizer as one model uses it. name: of the model, for messages."""
+    """A tokenizer as one model uses it."""
 
-    def __init__(self, tokenizer: Any, name: str) -> None:
-        self._tokenizer, self._name = tokenizer, name
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """special: with the tokens that the tokenizer adds of its own. Raises PromptError."""
@@ -54,10 +54,10 @@ class Encoder:
         if not isinstance(given, list | tuple) or not all(isinstance(message, Mapping) for message in given):
             raise PromptError('messages must be a list of {"role": ..., "content": ...}')
         if not getattr(self._tokenizer, "chat_template", None):
-            raise PromptError(f"{self._name} has no chat template; give a plain prompt, or set tokenizer.chat_template")
+            raise PromptError("this model has no chat template; give a plain prompt, or a template")
         more = {"add_generation_prompt": True, **more}
         try:
             text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, **more)
         except Exception as failure:
-            raise PromptError(f"{self._name}'s chat template refuses these messages: {failure}") from failure
+            raise PromptError(f"the chat template refuses these messages: {failure}") from failure
         return self.encode(str(text), special=False)

@@ -144,11 +144,11 @@ class Engine(Queue):
             raise PromptError("the prompt is empty; give at least one token (a BOS token, or some text)")
         for token in prompt:
             if not 0 <= token < info.vocab_size:
-                raise PromptError(f"the prompt has token id {token}; {info.name} knows 0 to {info.vocab_size - 1}")
+                raise PromptError(f"the prompt has token id {token}; the model knows 0 to {info.vocab_size - 1}")
         context = min(info.context or len(prompt) + 2**31, self.rows.room() or 2**62)
         if len(prompt) >= context:
             raise PromptError(
-                f"the prompt has {len(prompt)} tokens; {info.name} has room for {context}, one of them for the output"
+                f"the prompt has {len(prompt)} tokens; the model has room for {context}, one of them for the output"
             )
         return context - len(prompt)
 
@@ -175,9 +175,8 @@ class Engine(Queue):
             return events
         drafts = self._propose()
         drafted = self._clock()
-        feeds = [Feed(seq.seq_id, self._unseen(seq), draft) for seq, draft in zip(self._live, drafts, strict=True)]
         try:
-            scores = self.target.score(feeds)
+            drafts, scores = self._scored(drafts)
         except NoRoomError as failure:
             return events if self._made_room() else [*events, self._failed(self._live[0], failure)]
         scored = self._clock()
@@ -234,26 +233,20 @@ class Engine(Queue):
     def _read_together(self, parts: Sequence[tuple[Running, int]]) -> list[Event]:
         """One forward pass of several prompts. Where it fails, each is read alone: only those fail that fail alone."""
         if len(parts) < 2:
-            return [event for part in parts for event in self._guarded(part[0], lambda: self._read_parts([part]))]  # noqa: B023
+            return [event for part in parts for event in self._guarded(part[0], lambda: self._read_alone(part))]  # noqa: B023
         try:
-            return self._read_parts(parts)
+            scores = self._read_parts(parts)
         except Exception as failure:
             if not self._isolate and not isinstance(failure, NoRoomError):
                 raise
-        for seq, _ in parts:
-            self._take_back(seq)
-        return [event for part in parts for event in self._read_together([part])]
+            return [event for part in parts for event in self._read_together([part])]
+        return self._ended(parts, scores)
 
-    def _take_back(self, seq: Running) -> None:
-        """What a pass that failed left of it."""
-        have = self.target.length(seq.seq_id)
-        if have:
-            self.target.truncate(seq.seq_id, have)
-        else:
-            self.target.release(seq.seq_id)
+    def _read_alone(self, part: tuple[Running, int]) -> list[Event]:
+        return self._ended([part], self._read_parts([part]))
 
-    def _read_parts(self, parts: Sequence[tuple[Running, int]]) -> list[Event]:
-        """So many tokens of each, no trees. The last pass of a prompt gives its first token, which is no step."""
+    def _read_parts(self, parts: Sequence[tuple[Running, int]]) -> Scores:
+        """So many tokens of each, no trees."""
         start = self._clock()
         seen = sum(count * (self.target.length(seq.seq_id) + count / 2) for seq, count in parts)
         scores = self.target.score([Feed(seq.seq_id, self._next(seq, count)) for seq, count in parts])
@@ -261,9 +254,14 @@ class Engine(Queue):
             self.target.commit(seq.seq_id, ())
         seconds, tokens = self._clock() - start, sum(count for _, count in parts)
         self._pace.read(tokens, seen / tokens, seconds)
-        events: list[Event] = []
-        for index, (seq, count) in enumerate(parts):
+        for seq, count in parts:
             seq.stats.prefill_s += seconds * count / tokens
+        return scores
+
+    def _ended(self, parts: Sequence[tuple[Running, int]], scores: Scores) -> list[Event]:
+        """The last pass of a prompt gives its first token, which is no step."""
+        events: list[Event] = []
+        for index, (seq, _) in enumerate(parts):
             if self.target.length(seq.seq_id) == seq.to_read:
                 events += self._guarded(seq, lambda: self._goes_live(seq, scores, index))  # noqa: B023
         return events
@@ -341,6 +339,20 @@ class Engine(Queue):
             max_depth=seq.stops.room - 1,
             max_nodes=most if own is None else min(own, most),
         )
+
+    def _scored(self, drafts: list[Draft]) -> tuple[list[Draft], Scores]:
+        """What the target says of these drafts; of none, where there is no memory for them: who drafts must not fail where plain
+        decoding would not."""
+        try:
+            return drafts, self.target.score(self._feeds(drafts))
+        except NoRoomError:
+            if not self._nodes:
+                raise
+        self._nodes, drafts = 0, [EMPTY] * len(drafts)
+        return drafts, self.target.score(self._feeds(drafts))
+
+    def _feeds(self, drafts: Sequence[Draft]) -> list[Feed]:
+        return [Feed(seq.seq_id, self._unseen(seq), draft) for seq, draft in zip(self._live, drafts, strict=True)]
 
     def _unseen(self, seq: Running) -> tuple[int, ...]:
         return tuple(seq.tokens[self.target.length(seq.seq_id) :])

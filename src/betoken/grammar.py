@@ -233,8 +233,9 @@ def _source(spec: GrammarSpec) -> str:
     if spec.kind == "regex":
         return str(matcher.grammar_from_regex(value))
     if spec.kind == "lark":
-        _check_embedded(value)
-        return str(matcher.grammar_from_lark(value))
+        grammar = _as_lark(value)
+        _check_embedded(grammar)
+        return str(matcher.grammar_from_lark(grammar))
     if spec.kind == "choice":
         texts = " | ".join(json.dumps(text, ensure_ascii=False) for text in value)
         return str(matcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {texts}"))
@@ -244,6 +245,17 @@ def _source(spec: GrammarSpec) -> str:
         return str(matcher.grammar_from_json_schema(schema, defaults={"whitespace_pattern": SPACES}))
     except ValueError as failure:  # JSON that is none of theirs: half a character, a number past all floats
         raise ParameterError(spec.kind, shortened(schema), f"JSON that llguidance reads: {failure}") from None
+
+
+def _as_lark(grammar: str) -> str:
+    """Also of one in GBNF, as llama.cpp has it. Raises ParameterError."""
+    from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
+
+    try:
+        return str(any_to_lark(grammar))
+    except (GbnfToLarkError, ValueError, IndexError, KeyError, RecursionError) as failure:
+        expected = f"rules as Lark has them, with one named start, or GBNF with one named root ({failure})"
+        raise ParameterError("lark", shortened(grammar), expected) from None
 
 
 def _check_embedded(grammar: str) -> None:

@@ -20,7 +20,7 @@ EXPECTED = 'one of {"json_object": True}, {"json_schema": {...}}, {"regex": "...
 class GrammarSpec:
     """A shape that an output must have.
 
-    kind:  "json_object" (any), "json_schema", "regex", "lark" (a Lark-like grammar, as `llguidance` reads them), "choice"
+    kind:  "json_object" (any), "json_schema", "regex", "lark" (a grammar like Lark's, as `llguidance` reads them, or GBNF), "choice"
     value: True; a schema (a mapping, or its JSON text); the expression; the grammar; a list of texts. Kept as text, a
            choice as a tuple of texts
     Raises ParameterError, naming the kind.

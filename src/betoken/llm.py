@@ -90,7 +90,7 @@ class LLM:
         dtype, device = str(dtype).removeprefix("torch."), str(device)
         loaded = load(model, dtype=dtype, device=device)
         self.tokenizer = loaded.tokenizer
-        self._encoder = Encoder(loaded.tokenizer, loaded.name)
+        self._encoder = Encoder(loaded.tokenizer)
         self._target = HFTarget(
             loaded.model, pack=pack, own=loaded.ours, reproducible=reproducible, max_context=max_context
         )

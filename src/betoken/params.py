@@ -144,7 +144,7 @@ def _word(value: Any) -> tuple[int, ...]:
 
 def _token_id(value: Any) -> Any:
     """JSON writes the ids of a mapping as strings."""
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
+    return int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 20 else value
 
 
 def _whole(name: str, value: Any, *, low: int, high: int | None = None) -> None:

@@ -83,7 +83,7 @@ def _resolved(root: dict[str, Any], pointer: Any) -> Schema:
     at: Any = root
     for part in pointer[2:].split("/") if pointer != "#" else ():
         name = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(at, list) and name.isdecimal() and int(name) < len(at):
+        if isinstance(at, list) and name.isdecimal() and len(name) < 10 and int(name) < len(at):
             at = at[int(name)]
         elif isinstance(at, dict) and name in at:
             at = at[name]

@@ -29,7 +29,7 @@ class Speculation:
         whole = isinstance(self.max_nodes, int) and not isinstance(self.max_nodes, bool)
         if self.max_nodes is not None and (not whole or self.max_nodes < 1):
             raise ParameterError(
-                "max_nodes", self.max_nodes, 'a whole number of at least 1 (nothing at all: "enabled": False)'
+                "max_nodes", self.max_nodes, 'a whole number of at least 1 (to have nothing drafted, set "enabled")'
             )
 
     @classmethod

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from betoken.cli.common import Device, DraftModel, Dtype, Model, Recalibrate, busy, load_model, readable_errors
+from betoken.cli.common import Device, DraftModel, Dtype, Recalibrate, busy, load_model, readable_errors
 from betoken.errors import BetokenError, ParameterError
 
 if TYPE_CHECKING:
@@ -22,14 +22,22 @@ LEVELS = ("critical", "error", "warning", "info", "debug")
 
 
 def serve(
-    model: Model = None,
+    where: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="The same as --model.", show_default=False)
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Folder or hub name; default: the embedded model.")] = None,
     draft: DraftModel = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: every one.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: one that is free.")] = 8000,
     method: Annotated[str | None, typer.Option(help="Who drafts where a request names nobody; default: auto.")] = None,
     served_model_name: Annotated[str | None, typer.Option(help="What clients call the model.")] = None,
     max_rows: Annotated[int, typer.Option(help="Requests decoded at once; the others wait.")] = 32,
-    max_context: Annotated[int | None, typer.Option(help="A smaller context than the model's own.")] = None,
+    max_context: Annotated[
+        int | None, typer.Option("--max-context", "--max-model-len", help="A smaller context than the model's own.")
+    ] = None,
+    chat_template: Annotated[
+        Path | None, typer.Option(help="A file with a chat template (Jinja), for a model that has none or another.")
+    ] = None,
     max_queue: Annotated[int, typer.Option(help="Requests that wait, at most.")] = 256,
     kv_memory: Annotated[float | None, typer.Option(help="GiB for keys and values; default: by what is free.")] = None,
     api_key: Annotated[
@@ -48,6 +56,12 @@ def serve(
             help="One memory for all keys: more is drafted right, but how soon an answer comes can tell what others asked.",
         ),
     ] = False,
+    allowed_origins: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Pages of this origin may ask from a browser, such as https://chat.example.org; * for all; repeatable."
+        ),
+    ] = None,
     root_path: Annotated[str, typer.Option(help="Where a proxy has put the server, such as /llm.")] = "",
     log_level: Annotated[str, typer.Option(help=", ".join(LEVELS) + ".")] = "info",
     drain_seconds: Annotated[int, typer.Option(help="After SIGTERM, how long running requests may take to end.")] = 30,
@@ -57,8 +71,11 @@ def serve(
     recalibrate: Recalibrate = False,
 ) -> None:
     """Serve a model over HTTP, as OpenAI's clients expect it."""
-    given = dict(locals())
+    given = {**locals(), "allowed_origins": tuple(allowed_origins or ())}
     with readable_errors():
+        if where is not None and model is not None:
+            raise BetokenError(f"two models: {where} and --model {model}; give one")
+        given["model"] = model or where
         _check(given)
         _serve(given)
 
@@ -68,7 +85,7 @@ def _check(given: dict[str, object]) -> None:
         raise ParameterError("log-level", given["log_level"], "one of " + ", ".join(LEVELS))
     if bool(given["ssl_keyfile"]) != bool(given["ssl_certfile"]):
         raise BetokenError("TLS needs both --ssl-keyfile and --ssl-certfile")
-    for name in ("ssl_keyfile", "ssl_certfile"):
+    for name in ("ssl_keyfile", "ssl_certfile", "chat_template"):
         file = given[name]
         if isinstance(file, Path) and not file.is_file():
             raise ParameterError(name.replace("_", "-"), str(file), "a file")
@@ -103,8 +120,9 @@ def _serve(given: dict[str, object]) -> None:
     with listen(place) as bound:
         if place.port == 0:
             place = Place(**{**places, **files, "port": bound.getsockname()[1]})
+        Console(stderr=True).print(f"loading {settings.name}", highlight=False, markup=False)
         with busy("loading"):
-            service = Service(lambda: load_model(given, LOADED), settings, lambda llm: planned(llm, rows, memory))
+            service = Service(lambda: _load(given), settings, lambda llm: planned(llm, rows, memory))
         with service.llm as llm:
             run(
                 service,
@@ -112,6 +130,25 @@ def _serve(given: dict[str, object]) -> None:
                 bound,
                 lambda: _greet(llm, service.limits, place.url, settings.name, bool(settings.keys)),
             )
+
+
+def _load(given: dict[str, object]) -> "LLM":
+    llm = load_model(given, LOADED)
+    file, most = given["chat_template"], given["max_context"]
+    if isinstance(file, Path):
+        llm.tokenizer.chat_template = _read(file)
+    own = llm.target.info.context
+    if isinstance(most, int) and own is not None and own < most:
+        llm.close()
+        raise ParameterError("max-context", most, f"at most the model's own, {own}")
+    return llm
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as failure:
+        raise BetokenError(f"{file} cannot be read: {getattr(failure, 'strerror', None) or failure}") from failure
 
 
 def _name(given: dict[str, object]) -> str:

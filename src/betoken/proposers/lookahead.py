@@ -48,10 +48,10 @@ class Shape:
     pool_from_prompt: bool = True
 
     def __post_init__(self) -> None:
-        for name, low in (("window", 1), ("level", 2), ("pool", 1)):
+        for name, low, most in (("window", 1, 256), ("level", 2, 16), ("pool", 1, 256)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ParameterError(name, value, f"a whole number of at least {low}")
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= most:
+                raise ParameterError(name, value, f"a whole number from {low} to {most}")
         if self.pool_from_prompt not in (True, False):
             raise ParameterError("pool_from_prompt", self.pool_from_prompt, "True or False (1 or 0)")
 

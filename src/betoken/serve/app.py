@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from betoken import __version__
 from betoken.errors import BetokenError, PromptError
@@ -85,6 +86,14 @@ def create_app(service: Service, *, root_path: str = "") -> FastAPI:
         redirect_slashes=False,
     )
     app.add_middleware(Door, settings=service.settings, refused=service.metrics.refused)
+    if origins := service.settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=[*origins],
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID"],
+        )
     _errors(app, service)
     _completions(app, service)
     _models(app, service)
@@ -106,7 +115,7 @@ def _errors(app: FastAPI, service: Service) -> None:
 
     async def invalid(request: Request, failure: Exception) -> Response:
         assert isinstance(failure, RequestValidationError)
-        return told(_invalid(failure))
+        return told(_invalid(failure, request.headers.get("content-type")))
 
     async def http(request: Request, failure: Exception) -> Response:
         assert isinstance(failure, HTTPException)
@@ -123,10 +132,17 @@ def _errors(app: FastAPI, service: Service) -> None:
     app.add_exception_handler(GoneError, gone)
 
 
-def _invalid(failure: RequestValidationError) -> APIError:
+def _invalid(failure: RequestValidationError, content_type: str | None) -> APIError:
     """The first of what does not fit: where, and why."""
     errors = failure.errors()
-    first = errors[0] if errors else {"loc": ("body",), "msg": "not what was expected"}
+    first: dict[str, Any] = errors[0] if errors else {"loc": ("body",), "msg": "not what was expected", "type": ""}
+    if "json" not in (content_type or ""):
+        found = f"it has {content_type}" if content_type else "it has none"
+        message = f"the request needs the header Content-Type: application/json; {found}"
+        return APIError(400, message, code="invalid_content_type")
+    if first["type"] == "json_invalid":
+        why, place = first.get("ctx", {}).get("error", "it cannot be read"), first["loc"][-1]
+        return APIError(400, f"the request's body is no JSON: {why}, at character {place}", code="invalid_json")
     where = ".".join(str(step) for step in first["loc"] if step != "body")
     others = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return APIError(400, f"{where or 'the request'}: {first['msg']}{others}", param=where or None, code="invalid_type")
@@ -134,7 +150,7 @@ def _invalid(failure: RequestValidationError) -> APIError:
 
 def _completions(app: FastAPI, service: Service) -> None:
     async def answer(body: Generation, request: Request) -> Response:
-        asked = await service.read(body, request.state.owner)
+        asked = await service.read(body, request.state.owner, request.state.size)
         call = service.submit(asked)
         reply = Reply(asked, service.settings.name, service.tokenizer)
         if not body.stream:
@@ -191,7 +207,7 @@ def _models(app: FastAPI, service: Service) -> None:
         info, llm = service.llm.info, service.llm
         own = {
             "method": llm.method,
-            "methods": llm.methods(),
+            "methods": [name for name in llm.methods() if name != "draft" or info.draft is not None],
             "draft": info.draft is not None,
             "device": info.device,
             "dtype": info.dtype,
@@ -216,14 +232,13 @@ def _models(app: FastAPI, service: Service) -> None:
 
 def _tokens(app: FastAPI, service: Service) -> None:
     @app.post("/tokenize", tags=["tokens"])
-    async def tokenize(body: TokenizeRequest, key: Key = None) -> Tokenized:
+    async def tokenize(body: TokenizeRequest, request: Request, key: Key = None) -> Tokenized:
         """A text, or a conversation, as the model reads it."""
         service.check_model(body.model)
         if (body.prompt is None) == (body.messages is None):
             raise PromptError("give either a prompt or messages")
-        ids = await service.tokens(
-            body.prompt, body.messages and [plain(one) for one in body.messages], body.add_special_tokens
-        )
+        messages = None if body.messages is None else [plain(one) for one in body.messages]
+        ids = await service.tokens(body.prompt, messages, body.add_special_tokens, request.state.size)
         return Tokenized(count=len(ids), max_model_len=service.context, tokens=ids)
 
     @app.post("/detokenize", tags=["tokens"])
@@ -240,6 +255,8 @@ def _about(app: FastAPI, service: Service) -> None:
         worker = service.worker
         state = "ok" if worker.alive and not worker.draining else "draining" if worker.alive else "the engine has died"
         return Compact({"status": state}, 200 if state == "ok" else 503)
+
+    app.get("/ping", tags=["server"], include_in_schema=False)(health)
 
     @app.get("/version", tags=["server"])
     async def version() -> dict[str, str]:

@@ -23,6 +23,15 @@ SAME = (
     "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias",
     "allowed_token_ids", "stop_token_ids", "ignore_eos", "min_tokens", "n",
 )  # fmt: skip
+# Fields of other servers that would change the answer and are not there, with the values that ask for nothing.
+ABSENT: Mapping[str, Sequence[Any]] = {
+    "functions": ((), []), "function_call": ("none",), "prompt_logprobs": (), "use_beam_search": (False,),
+    "logits_processors": ([],), "truncate_prompt_tokens": (), "audio": (), "json_schema": (), "mirostat": (0,), "typical_p": (1,),
+    "xtc_probability": (0,), "dry_multiplier": (0,), "dynatemp_range": (0,), "top_a": (0,), "tfs_z": (1,), "top_n_sigma": (-1,),
+    "length_penalty": (1,),
+}  # fmt: skip
+# Bad words of a request, and their characters: each is encoded in several ways.
+WORDS, WORDS_LENGTH = 1000, 50_000
 LEGACY_TOKENS = 16  # of a completion that says nothing, as OpenAI has it
 TOP_LOGPROBS, LOGPROBS = 20, 20
 
@@ -48,7 +57,7 @@ class Asked:
 
 
 class Reader:
-    """Reads requests for one model. `read` may run in any thread, one at a time."""
+    """Reads requests for one model, in any thread."""
 
     def __init__(self, llm: LLM, settings: Settings) -> None:
         self._llm, self._settings = llm, settings
@@ -60,7 +69,7 @@ class Reader:
         prompts = [self._conversation(body)] if isinstance(body, ChatRequest) else self._prompts(body)
         field, form = form_of(body)
         params = self._params(body).replaced(grammar=form)
-        wish = Speculation.of(None if body.speculation is None else body.speculation.model_dump())
+        wish = _wish(body)
         wish = replace(wish, method=wish.method or self._llm.method)
         space = self._settings.namespace(owner, body.cache_salt or "")
         expected = None if body.prediction is None else _text(body.prediction.content, "prediction") or None
@@ -90,6 +99,7 @@ class Reader:
 
     def _check(self, body: Generation) -> None:
         self.check_model(body.model)
+        _check_absent(body.model_extra or {})
         if unknown := body.unknown:
             LOG.info("ignored fields that nothing is known of: %s", ", ".join(repr(name) for name in unknown[:20]))
         limits = self._settings
@@ -98,17 +108,40 @@ class Reader:
             raise ParameterError("n", samples, f"at most {limits.max_n} (--max-n)")
         if isinstance(body.stop, list) and len(body.stop) > limits.max_stops:
             raise ParameterError("stop", f"{len(body.stop)} strings", f"at most {limits.max_stops} (--max-stops)")
+        words = body.bad_words or ()
+        if len(words) > WORDS or sum(map(len, words)) > WORDS_LENGTH:
+            expected = f"at most {WORDS}, with {WORDS_LENGTH:,} characters in all"
+            raise ParameterError("bad_words", f"{len(words)} strings", expected)
         if isinstance(body, CompletionRequest):
             _check_completion(body)
 
     def _conversation(self, body: ChatRequest) -> list[int]:
         more: dict[str, Any] = dict(body.chat_template_kwargs or {})
-        for name in ("messages", "conversation", "tokenize", "chat_template", "return_tensors", "return_dict", "tools"):
+        for name in (
+            "self",
+            "messages",
+            "conversation",
+            "tokenize",
+            "chat_template",
+            "return_tensors",
+            "return_dict",
+            "tools",
+        ):
             if name in more:
                 raise ParameterError("chat_template_kwargs", name, "names that the template alone reads")
+        if body.tool_choice not in (None, "auto", "none"):
+            raise ParameterError(
+                "tool_choice", body.tool_choice, '"auto" or "none": calls come as text, and none is forced'
+            )
         if body.tools and body.tool_choice != "none":
             more["tools"] = body.tools
-        if body.add_generation_prompt is False:
+        if body.continue_final_message:
+            if body.add_generation_prompt or body.messages[-1].role != "assistant":
+                raise ParameterError(
+                    "continue_final_message", True, "a last message of the assistant, and no add_generation_prompt"
+                )
+            more["continue_final_message"] = True
+        if body.continue_final_message or body.add_generation_prompt is False:
             more["add_generation_prompt"] = False
         return self._llm.chat_prompt([plain(message) for message in body.messages], **more)
 
@@ -139,6 +172,20 @@ class Reader:
         if isinstance(body, ChatRequest):
             return body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
         return LEGACY_TOKENS if body.max_tokens is None else body.max_tokens
+
+
+def _wish(body: Generation) -> Speculation:
+    try:
+        return Speculation.of(None if body.speculation is None else body.speculation.model_dump())
+    except ParameterError as failure:
+        raise renamed(failure, f"speculation.{failure.name}") from failure
+
+
+def _check_absent(given: Mapping[str, Any]) -> None:
+    """Raises ParameterError for what would change the answer, and cannot be done."""
+    for name, value in given.items():
+        if name in ABSENT and value is not None and value not in ABSENT[name]:
+            raise ParameterError(name, value, "nothing: there is no such thing here")
 
 
 def _check_completion(body: CompletionRequest) -> None:

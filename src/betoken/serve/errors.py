@@ -1,5 +1,6 @@
 """Errors as OpenAI's clients read them: `{"error": {"message", "type", "param", "code"}}`, with the status that goes with it."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ INVALID, AUTHENTICATION, NOT_FOUND = "invalid_request_error", "authentication_er
 OVERLOADED, INTERNAL = "overloaded_error", "internal_server_error"
 KINDS = {401: AUTHENTICATION, 404: NOT_FOUND, 429: OVERLOADED, 500: INTERNAL, 503: OVERLOADED}
 # Ours where it is not OpenAI's name.
-NAMES = {"include_stop_str": "include_stop_str_in_output", "grammar": "response_format"}
+NAMES = {"include_stop_str": "include_stop_str_in_output"}
 
 
 class APIError(Exception):
@@ -47,6 +48,16 @@ class EngineDiedError(APIError):
         super().__init__(503, f"the engine has died ({type(why).__name__}); restart the server", code="engine_dead")
 
 
+def _spelt(value: Any) -> str:
+    """As JSON has it; texts that are JSON, or have quotes, as they are."""
+    if isinstance(value, str) and '"' in value:
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        return repr(value)
+
+
 def readable(failure: BaseException) -> APIError:
     """Any error as one for a client. What is nobody's fault but ours says nothing of our insides."""
     if isinstance(failure, APIError):
@@ -56,7 +67,9 @@ def readable(failure: BaseException) -> APIError:
             503, f"no memory for this request: {failure}", code="out_of_memory", headers={"Retry-After": "1"}
         )
     if isinstance(failure, ParameterError):
-        return APIError(400, str(failure), param=NAMES.get(failure.name, failure.name), code="invalid_value")
+        name = NAMES.get(failure.name, failure.name)
+        message = f"{name} is {_spelt(failure.value)}; expected {failure.expected}"
+        return APIError(400, message, param=name, code="invalid_value")
     if isinstance(failure, PromptError):
         code = "context_length_exceeded" if "has room for" in str(failure) else "invalid_prompt"
         return APIError(400, str(failure), param="prompt", code=code)

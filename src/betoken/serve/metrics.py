@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from betoken.engine import TARGET, Event
+from betoken.serve.replies import reason_of
 from betoken.serve.worker import Ticket
 
 PREFIX = "betoken:"
@@ -25,7 +26,7 @@ COUNTERS = {
     "prompt_tokens": "tokens of prompts",
     "generation_tokens": "tokens of answers",
     "prefix_cached_tokens": "prompt tokens that were not read but taken from kept rows",
-    "request_success": "answers that ended",
+    "request_success": "answers that ended, or were left (abort)",
     "request_failure": "requests that ended in an error, by status",
 }
 LABELS = {
@@ -80,6 +81,7 @@ class Metrics:
     """
 
     def __init__(self, model: str, gauges: Callable[[], dict[str, float]]) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._model = model
         self._counters = {
@@ -96,12 +98,20 @@ class Metrics:
         self._positions: list[Any] = []
         self._registry.register(_Gauges(model, gauges))
 
+    def count(self, name: str) -> float:
+        """One of `COUNTERS` that has no further labels."""
+        return self._registry.get_sample_value(f"{PREFIX}{name}_total", {"model_name": self._model}) or 0.0
+
     def text(self) -> bytes:
         return generate_latest(self._registry)
 
     def refused(self, status: int) -> None:
         """A request ended in an error of this status."""
         self._counters["request_failure"].labels(self._model, str(status)).inc()
+
+    def left(self, count: int) -> None:
+        """So many requests were aborted, for their client went."""
+        self._counters["request_success"].labels(self._model, "abort").inc(count)
 
     def watch(self, done: Sequence[tuple[Ticket, Event]], now: float) -> None:
         fed = 0
@@ -148,7 +158,8 @@ class Metrics:
     def _ended(self, ticket: Ticket, event: Event, now: float) -> None:
         if event.failure is not None:
             return
-        self._counters["request_success"].labels(self._model, str(event.finished)).inc()
+        assert event.finished is not None
+        self._counters["request_success"].labels(self._model, reason_of(event.finished)).inc()
         self._histograms["e2e_request_latency_seconds"].observe(max(0.0, now - ticket.arrived))
         self._histograms["request_prompt_tokens"].observe(len(ticket.request.prompt))
         self._histograms["request_generation_tokens"].observe(ticket.tokens)

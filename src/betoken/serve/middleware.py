@@ -31,7 +31,7 @@ async def answer(failure: APIError, send: Send) -> None:
 
 
 class Door:
-    """The one middleware. `scope["state"]["owner"]` and `["request_id"]` are there for what comes after. refused: told of statuses."""
+    """The one middleware. `scope["state"]["owner"]`, `["request_id"]` and `["size"]` are there for what comes after. refused: told of statuses."""
 
     def __init__(self, app: ASGIApp, settings: Settings, refused: Callable[[int], None]) -> None:
         self._app, self._settings, self._refused = app, settings, refused
@@ -58,6 +58,7 @@ class Door:
         try:
             state["owner"] = self._owner(scope)
             body = await self._body(scope, receive)
+            state["size"] = len(body)
             await self._app(scope, _replayed(body, receive), named)
         except Exception as failure:
             if started:

@@ -29,6 +29,7 @@ class Closed(BaseModel):
 
 class StreamOptions(Open):
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class SpeculationWish(Closed):
@@ -55,6 +56,16 @@ class JSONSchemaFormat(Open):
 class ResponseFormat(Open):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JSONSchemaFormat | None = None
+
+
+class StructuredOutputs(Open):
+    """What vLLM has in place of its older `guided_*`."""
+
+    json_: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
 
 
 class Generation(Open):
@@ -86,6 +97,8 @@ class Generation(Open):
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
+    structured_outputs: StructuredOutputs | None = None
+    grammar: Annotated[str | None, Field(description="as llama.cpp has it: the same as guided_grammar")] = None
     prediction: Prediction | None = None
     user: str | None = None
     cache_salt: Annotated[str | None, Field(description="nothing is shared with requests of another salt")] = None
@@ -115,7 +128,8 @@ class ChatRequest(Generation):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    add_generation_prompt: bool | None = True
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
 
 class TokenizeRequest(Open):

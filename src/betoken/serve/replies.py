@@ -22,6 +22,11 @@ REFERENCE = "reference"
 REASONS = {FinishReason.EOS: "stop", FinishReason.STOP: "stop"}
 
 
+def reason_of(finished: FinishReason) -> str:
+    """As OpenAI's API has it."""
+    return REASONS.get(finished, "length")
+
+
 def dumps(value: Any) -> bytes:
     """JSON, halves of characters as escapes."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
@@ -77,7 +82,7 @@ class Choice:
 
     @property
     def reason(self) -> str | None:
-        return None if self.finished is None else REASONS.get(self.finished, "length")
+        return None if self.finished is None else reason_of(self.finished)
 
 
 class Reply:
@@ -92,7 +97,9 @@ class Reply:
         count = len(asked.asks) * asked.asks[0].params.n
         self.choices = [Choice(index, tokenizer, self._coloured) for index in range(count)]
         self._offsets = [0] * count
-        self._wants_usage = bool(body.stream_options and body.stream_options.include_usage)
+        options = body.stream_options
+        self._wants_usage = bool(options and options.include_usage)
+        self._counts = bool(options and options.continuous_usage_stats)
 
     # Streams
 
@@ -139,8 +146,8 @@ class Reply:
 
     def _chunk(self, choices: list[dict[str, Any]], usage: Any = None) -> bytes:
         chunk = {**self._head("chat.completion.chunk" if self._chat else "text_completion"), "choices": choices}
-        if self._wants_usage:
-            chunk["usage"] = usage
+        if self._wants_usage or self._counts:
+            chunk["usage"] = usage or (self.usage() if self._counts else None)
         return sse(chunk)
 
     # Whole answers

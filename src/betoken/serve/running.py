@@ -1,10 +1,12 @@
 """From options to a server that listens, until a signal ends it."""
 
+import asyncio
 import contextlib
 import logging
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import torch
 import uvicorn
 
-from betoken.errors import BetokenError
+from betoken.errors import BetokenError, ParameterError
 from betoken.llm import LLM
 from betoken.scheduler import Limits
 from betoken.serve.app import create_app
@@ -26,6 +28,8 @@ GIGABYTE = 1 << 30
 GPU_SHARE, CPU_SHARE, KEPT_SHARE = 0.85, 0.25, 0.25
 # Prompts are read beside decoding rows for as long as so many of their steps; a step's tokens, at most.
 STALL, STEP_TOKENS = 2.0, 4096
+# So long clients have to hear that the server ends.
+GOODBYE_SECONDS = 2
 # Python lets a thread run so long before another one's turn: the event loop must not wait for the engine's.
 SWITCH_SECONDS = 0.001
 
@@ -50,34 +54,44 @@ class Place:
 
 
 def planned(llm: LLM, rows: int, gigabytes: float | None) -> Limits:
-    """What an engine around this model may do here. gigabytes: for keys and values; None: a share of what is free."""
+    """What an engine around this model may do here. gigabytes: for keys and values; None: a share of what is free. Raises
+    ParameterError for more than there is."""
     room = int(gigabytes * GIGABYTE) if gigabytes is not None else _free(llm)
+    if gigabytes is not None and room > (there := _total(llm)):
+        raise ParameterError("kv-memory", gigabytes, f"at most the {there / GIGABYTE:.1f} GiB that are there")
     kept = int(room * KEPT_SHARE)
     return Limits(rows=rows, stall=STALL, step_tokens=STEP_TOKENS, kv_bytes=room - kept, kept_bytes=kept)
+
+
+def _total(llm: LLM) -> int:
+    device = torch.device(llm.info.device)
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return _memory("MemTotal")
 
 
 def _free(llm: LLM) -> int:
     device = torch.device(llm.info.device)
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE)
-    return int(_memory() * CPU_SHARE)
+    return int(_memory("MemAvailable", 8 * GIGABYTE) * CPU_SHARE)
 
 
-def _memory() -> int:
-    """Bytes of memory this computer has for new things, as far as it says so."""
+def _memory(which: str, unknown: int = 1 << 60) -> int:
+    """Bytes of memory this computer has, or has for new things, as far as it says so."""
     with contextlib.suppress(OSError, ValueError, IndexError), Path("/proc/meminfo").open(encoding="ascii") as lines:
         for line in lines:
-            if line.startswith("MemAvailable:"):
+            if line.startswith(f"{which}:"):
                 return int(line.split()[1]) * 1024
-    return 8 * GIGABYTE
+    return unknown
 
 
 class Server(uvicorn.Server):
-    """Ends with exit code 0 once it has drained; a second signal ends it at once. Says when it listens."""
+    """Ends with exit code 0 once it has drained; whoever still waits then, or at a second signal, is told so. Says when it listens."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None], drain_seconds: int) -> None:
         super().__init__(config)
-        self._service, self._ready = service, ready
+        self._service, self._ready, self._drain_seconds = service, ready, drain_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -94,9 +108,23 @@ class Server(uvicorn.Server):
             for each, handler in before.items():
                 signal.signal(each, handler)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        patience = asyncio.get_running_loop().call_later(self._drain_seconds, self._service.worker.abandon)
+        await super().shutdown(sockets)
+        patience.cancel()
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._service.worker.draining = True
-        self.force_exit, self.should_exit = self.should_exit, True
+        if self.should_exit:
+            self._service.worker.abandon()
+            force = threading.Timer(GOODBYE_SECONDS, self._force)
+            force.daemon = True
+            force.start()
+        self.should_exit = True
+
+    def _force(self) -> None:
+        """Of a client that takes nothing any more."""
+        self.force_exit = True
 
 
 def listen(place: Place) -> socket.socket:
@@ -125,7 +153,7 @@ def serve(service: Service, place: Place, bound: socket.socket, ready: Callable[
         access_log=place.log_level in ("debug", "trace"),
         ssl_keyfile=place.keyfile,
         ssl_certfile=place.certfile,
-        timeout_graceful_shutdown=place.drain_seconds,
+        timeout_graceful_shutdown=place.drain_seconds + GOODBYE_SECONDS,
         timeout_keep_alive=75,  # longer than proxies keep theirs
         server_header=False,
         log_config=LOGGING,
@@ -134,7 +162,7 @@ def serve(service: Service, place: Place, bound: socket.socket, ready: Callable[
         config.load()
     except OSError as failure:
         raise BetokenError(f"the TLS files cannot be used: {failure.strerror or failure}") from failure
-    server = Server(config, service, ready)
+    server = Server(config, service, ready, place.drain_seconds)
     settle()
     server.run([bound])
 

@@ -8,22 +8,29 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from betoken.engine import Engine
-from betoken.errors import ParameterError
+from betoken.errors import ParameterError, PromptError
 from betoken.grammar_spec import GrammarSpec
 from betoken.llm import LLM
-from betoken.methods import PLAIN, spelt
+from betoken.methods import spelt
 from betoken.params import SamplingParams
 from betoken.routing import Routed
 from betoken.scheduler import Limits
 from betoken.serve.asking import Asked, Reader
+from betoken.serve.errors import readable
 from betoken.serve.metrics import Lag, Metrics
-from betoken.serve.protocol import Generation
+from betoken.serve.protocol import ChatRequest, Generation
 from betoken.serve.settings import Settings
 from betoken.serve.worker import Call, Worker
 from betoken.speculation import Speculation
 
 LOG = logging.getLogger("betoken.serve")
 WARM_UP = "Once upon a time there was a town, and in the town there was a house, and in the house there was a town."
+# How often the log says what was done.
+REPORT_SECONDS = 10.0
+# Bytes of a request.
+LARGE = 65_536
+# Options of methods that clients may not choose.
+COSTLY = frozenset({"load", "memory", "capacity", "pairs"})
 # So many spellings of methods are known by heart.
 METHODS = 256
 NO_NAMESPACE = "\nwarm-up"
@@ -39,12 +46,20 @@ class Service:
     def __init__(self, load: Callable[[], LLM], settings: Settings, plan: Callable[[LLM], Limits]) -> None:
         self.settings, self.lag = settings, Lag()
         self.metrics = Metrics(settings.name, self._gauges)
-        self.worker = Worker(lambda: self._engine(load(), plan), max_queue=settings.max_queue, watch=self.metrics.watch)
+        self.worker = Worker(
+            lambda: self._engine(load(), plan),
+            max_queue=settings.max_queue,
+            watch=self.metrics.watch,
+            left=self.metrics.left,
+        )
         self.worker.start()
         self._reader = Reader(self.llm, settings)
         self._known = {self.llm.method}
-        self._encoding = ThreadPoolExecutor(1, thread_name_prefix="betoken-encode")
-        self._watching: asyncio.Task[None] | None = None
+        # By whether they are large, so that small ones need not wait for large ones.
+        self._encoding = [
+            ThreadPoolExecutor(1, thread_name_prefix=f"betoken-encode-{size}") for size in ("small", "large")
+        ]
+        self._watching: list[asyncio.Task[None]] = []
 
     def _engine(self, llm: LLM, plan: Callable[[LLM], Limits]) -> Engine:
         self.llm, self.limits = llm, plan(llm)
@@ -76,28 +91,60 @@ class Service:
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         self.worker.listen(loop)
-        self._watching = loop.create_task(self.lag.watch())
+        self._watching = [loop.create_task(self.lag.watch()), loop.create_task(self._report())]
 
     async def stop(self) -> None:
         """End the engine's thread; whoever still waits is told."""
         self.worker.draining = True
         await asyncio.to_thread(self.worker.stop)
-        self._encoding.shutdown(cancel_futures=True)
-        if self._watching is not None:
-            self._watching.cancel()
+        for lane in self._encoding:
+            lane.shutdown(cancel_futures=True)
+        for task in self._watching:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._watching
+                await task
 
-    async def read(self, body: Generation, owner: str) -> Asked:
-        """Beside the event loop, one after the other: thirty at once would hold it up. Raises APIError, ParameterError, PromptError."""
+    async def _report(self) -> None:
+        """A line in the log now and then, where anything was done."""
+        names = ("prompt_tokens", "generation_tokens", "spec_decode_num_drafts", "spec_decode_num_accepted_tokens")
+        before = [self.metrics.count(name) for name in names]
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            now = [self.metrics.count(name) for name in names]
+            read, said, drafts, accepted = (new - old for new, old in zip(now, before, strict=True))
+            before = now
+            if read or said:
+                running = self.worker.engine.running_rows
+                LOG.info(
+                    "tokens/s: %.1f of prompts, %.1f of answers; mean acceptance length %.2f; %d requests running, %d waiting",
+                    read / REPORT_SECONDS,
+                    said / REPORT_SECONDS,
+                    1 + accepted / drafts if drafts else 1.0,
+                    running,
+                    max(0, self.worker.open_requests - running),
+                )
+
+    async def read(self, body: Generation, owner: str, size: int) -> Asked:
+        """Beside the event loop, one after the other: thirty at once would hold it up. size: of the request, in bytes. Raises APIError,
+        ParameterError, PromptError."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._encoding, self._checked, body, owner)
+        return await loop.run_in_executor(self._encoding[size > LARGE], self._checked, body, owner)
 
     def _checked(self, body: Generation, owner: str) -> Asked:
-        asked = self._reader.read(body, owner)
-        self._check_method(asked.asks[0].speculation.method or self.llm.method)
-        for ask in asked.asks:
-            self.worker.engine.check(ask.request(0))
+        try:
+            asked = self._reader.read(body, owner)
+            self._check_method(asked.asks[0].speculation.method or self.llm.method)
+            for ask in asked.asks:
+                self.worker.engine.check(ask.request(0))
+        except PromptError as failure:
+            told = readable(failure)
+            told.param = "messages" if isinstance(body, ChatRequest) else "prompt"
+            raise told from failure
+        most, count = self.settings.max_queue + self.limits.rows, len(asked.asks) * asked.asks[0].params.n
+        if count > most:
+            raise ParameterError(
+                "n", asked.asks[0].params.n, f"at most {most} answers in all: no more can even wait here"
+            )
         return asked
 
     def submit(self, asked: Asked) -> Call:
@@ -108,19 +155,24 @@ class Service:
         """Whether there is such a drafter: one is made, and not kept, for its own is made in the engine's thread."""
         if method in self._known:
             return
-        name, options = spelt(method)
-        if name != PLAIN and "load" in options:
-            raise ParameterError(
-                "speculation", method, "a method without the option load, which reads the server's files"
-            )
-        self.llm.drafter(method)
+        try:
+            _, options = spelt(method)
+            for option in COSTLY & options.keys():
+                raise ParameterError(
+                    option, options[option], "no such option here: the server's files and memory are its own"
+                )
+            self.llm.drafter(method)
+        except ParameterError as failure:
+            without = failure.name == "draft" and failure.value is None
+            why = "this server was started without a draft model" if without else str(failure)
+            raise ParameterError("speculation.method", method, f"another one: {why}") from failure
         if len(self._known) < METHODS:
             self._known.add(method)
 
-    async def tokens(self, prompt: str | None, messages: Any, special: bool) -> list[int]:
+    async def tokens(self, prompt: str | None, messages: Any, special: bool, size: int) -> list[int]:
         """Raises PromptError."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._encoding, self._reader.tokens, prompt, messages, special)
+        return await loop.run_in_executor(self._encoding[size > LARGE], self._reader.tokens, prompt, messages, special)
 
     def text(self, tokens: list[int]) -> str:
         """Raises ParameterError."""

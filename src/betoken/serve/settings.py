@@ -13,7 +13,7 @@ MEGABYTE = 1 << 20
 class Settings:
     """Limits and secrets of a server.
 
-    name:        what clients call the model
+    name:        what clients call the model; a path's last slash is no part of it
     keys:        one of them has to come with every request under /v1; none: everybody may
     max_queue:   requests that wait, at most; more get a 503
     max_body:    bytes of a request
@@ -24,6 +24,7 @@ class Settings:
     body_seconds, write_seconds: how long a client may take to send its request, or to take a chunk
     patience:    an answer's headers wait so long for its first token, so that what goes wrong before has a status of its own
     page:        whether there is a page at /
+    allowed_origins: pages of these origins may ask from a browser ("*": of any)
 
     Raises ParameterError.
     """
@@ -40,8 +41,10 @@ class Settings:
     write_seconds: float = 30.0
     patience: float = 5.0
     page: bool = True
+    allowed_origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name.rstrip("/") or self.name)
         for name in ("max_queue", "max_body", "max_n", "max_stops", "max_prompts"):
             if getattr(self, name) < 1:
                 raise ParameterError(name.replace("_", "-"), getattr(self, name), "a whole number of at least 1")

@@ -1,4 +1,5 @@
-"""What form an answer must have, in the fields clients know: OpenAI's `response_format`, vLLM's `guided_*`."""
+"""What form an answer must have, in the fields clients know: OpenAI's `response_format`, vLLM's `structured_outputs` and `guided_*`,
+llama.cpp's `grammar`."""
 
 import json
 from typing import Any
@@ -13,16 +14,25 @@ def form_of(body: Generation) -> tuple[str, GrammarSpec | None]:
     asked: dict[str, tuple[str, Any]] = {}
     if body.response_format is not None and body.response_format.type != "text":
         asked["response_format"] = _format(body.response_format)
-    if body.guided_json is not None:
-        asked["guided_json"] = "json_schema", _parsed(body.guided_json)
-    if body.guided_regex is not None:
-        asked["guided_regex"] = "regex", body.guided_regex
-    if body.guided_choice is not None:
-        asked["guided_choice"] = "choice", body.guided_choice
-    if body.guided_grammar is not None:
-        asked["guided_grammar"] = "lark", body.guided_grammar
+    newer = body.structured_outputs
+    for field, kind, value in (
+        ("guided_json", "json_schema", body.guided_json),
+        ("guided_regex", "regex", body.guided_regex),
+        ("guided_choice", "choice", body.guided_choice),
+        ("guided_grammar", "lark", body.guided_grammar),
+        ("grammar", "lark", body.grammar),
+        ("structured_outputs.json", "json_schema", newer and newer.json_),
+        ("structured_outputs.regex", "regex", newer and newer.regex),
+        ("structured_outputs.choice", "choice", newer and newer.choice),
+        ("structured_outputs.grammar", "lark", newer and newer.grammar),
+        ("structured_outputs.json_object", "json_object", (newer and newer.json_object) or None),
+    ):
+        if value is not None:
+            asked[field] = kind, _parsed(field, value) if kind == "json_schema" else value
+    if newer is not None and "structural_tag" in newer.unknown:
+        raise ParameterError("structured_outputs", "structural_tag", "json, regex, choice, grammar or json_object")
     if len(asked) > 1:
-        raise ParameterError(" and ".join(asked), len(asked), "one form of answer")
+        raise ParameterError(" and ".join(asked), f"{len(asked)} forms", "one form of answer")
     for field, (kind, value) in asked.items():
         try:
             return field, GrammarSpec(kind, value)
@@ -44,12 +54,10 @@ def _format(given: ResponseFormat) -> tuple[str, Any]:
     return "json_schema", given.json_schema.schema_
 
 
-def _parsed(given: Any) -> Any:
+def _parsed(field: str, given: Any) -> Any:
     if not isinstance(given, str):
         return given
     try:
         return json.loads(given)
     except (ValueError, RecursionError) as failure:
-        raise ParameterError(
-            "guided_json", given[:80], f"a JSON schema, as an object or as JSON ({failure})"
-        ) from failure
+        raise ParameterError(field, given[:80], f"a JSON schema, as an object or as JSON ({failure})") from failure

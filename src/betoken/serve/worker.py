@@ -22,6 +22,7 @@ from betoken.stops import FinishReason
 LOG = logging.getLogger("betoken.serve")
 # Without work for so long, memory is given back.
 IDLE_SECONDS = 5.0
+ENDED = "the server has ended; ask another one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,7 @@ class Worker:
              another thread of the process has computed anything in parallel, OpenMP's threads sleep between two operations instead
              of spinning, and a step of a small model takes twice as long
     watch:   told after each step what came of it, and when (metrics)
+    left:    told how many requests were aborted
     """
 
     def __init__(
@@ -129,11 +131,12 @@ class Worker:
         *,
         max_queue: int,
         watch: Watcher | None = None,
+        left: Callable[[int], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.engine: Engine
         self.clock = clock
-        self._max_queue, self._build, self._watch = max_queue, build, watch
+        self._max_queue, self._build, self._watch, self._left = max_queue, build, watch, left
         self._inbox: SimpleQueue[tuple[str, Any]] = SimpleQueue()
         self._tickets: dict[int, Ticket] = {}
         self._open = 0
@@ -160,6 +163,10 @@ class Worker:
         self._inbox.put(("stop", None))
         if self._thread.is_alive():
             self._thread.join()
+
+    def abandon(self) -> None:
+        """Tell whoever still waits that the server ends now. From any thread, and from handlers of signals."""
+        self._inbox.put(("abandon", None))
 
     @property
     def alive(self) -> bool:
@@ -198,7 +205,7 @@ class Worker:
             while self._hear():
                 if self.engine.unfinished:
                     self._step()
-            self._tell_all(ServerBusyError("the server has ended; ask another one"))
+            self._tell_all(ServerBusyError(ENDED))
         except BaseException as failure:
             if self._ready.is_set():
                 LOG.exception("the engine has died")
@@ -222,7 +229,10 @@ class Worker:
                 continue
             if what == "stop":
                 return False
-            (self._add if what == "add" else self._abort)(ticket)
+            if what == "abandon":
+                self._abandon()
+            else:
+                (self._add if what == "add" else self._abort)(ticket)
 
     def _add(self, ticket: Ticket) -> None:
         try:
@@ -237,6 +247,14 @@ class Worker:
         if self._tickets.pop(ticket.seq_id, None) is not None:
             self.engine.abort(ticket.seq_id)
             self._ended(1)
+            if self._left is not None:
+                self._left(1)
+
+    def _abandon(self) -> None:
+        calls = {ticket.call for ticket in self._tickets.values()}
+        for ticket in [*self._tickets.values()]:
+            self._abort(ticket)
+        self._tell([(call, ServerBusyError(ENDED)) for call in calls])
 
     def _ended(self, count: int) -> None:
         with self._lock:

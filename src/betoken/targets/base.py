@@ -64,7 +64,7 @@ class Target(Protocol):
         """How many committed tokens the row's cache holds (0 for a row never seen)."""
 
     def score(self, feeds: Sequence[Feed]) -> Scores:
-        """One forward pass over all feeds. What they fed is pending until `commit`."""
+        """One forward pass over all feeds. What they fed is pending until `commit`. Where it raises, all rows are as they were."""
 
     def commit(self, row: int, path: Sequence[int]) -> None:
         """Keep the pending catch-up tokens and the pending nodes on `path` (root to leaf); forget the other nodes."""

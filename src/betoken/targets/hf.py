@@ -5,6 +5,7 @@ Everything about KV, tensors and devices stays in here and in what this module a
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -134,12 +135,23 @@ class HFTarget:
         with _out_of_memory():
             return self._score(feeds)
 
-    @torch.inference_mode()
     def _score(self, feeds: Sequence[Feed]) -> "HFScores | JoinedScores":
         new = [feed for feed in feeds if feed.row not in self._rows]
+        before = [(feed.row, replace(self._rows[feed.row])) for feed in feeds if feed.row in self._rows]
         for feed in sorted(new, key=lambda feed: len(feed.tokens)):  # neighbours of one length share a pass
             self._rows[feed.row] = RowState()
             self._order.append(feed.row)
+        try:
+            return self._fed(feeds)
+        except BaseException:
+            self._rows.update(before)
+            for feed in new:
+                del self._rows[feed.row]
+                self._order.remove(feed.row)
+            raise
+
+    @torch.inference_mode()
+    def _fed(self, feeds: Sequence[Feed]) -> "HFScores | JoinedScores":
         by_place = {self._order.index(feed.row): feed for feed in feeds}
         passes = self._passes(by_place)
         if len(passes) == 1:

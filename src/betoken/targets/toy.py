@@ -1,6 +1,6 @@
 """A target small enough to think about: a table over a handful of tokens. A real target, with every verb; tests and tutorials."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,10 +52,19 @@ class ToyTarget:
 
     def score(self, feeds: Sequence[Feed]) -> "ToyScores":
         self.forwards += 1
+        before = {row: (state.catch_up, state.draft) for row, state in self._rows.items()}
         fed = [self._context(feed) for feed in feeds]
-        if self.limit is not None and self.kv_bytes > self.limit:
-            raise NoRoomError(f"{self.kv_bytes} tokens; there is room for {self.limit}")
+        wanted = self.kv_bytes
+        if self.limit is not None and wanted > self.limit:
+            self._take_back(before)
+            raise NoRoomError(f"{wanted} tokens; there is room for {self.limit}")
         return ToyScores(self._logits_of, fed)
+
+    def _take_back(self, before: Mapping[int, tuple[tuple[int, ...], Draft]]) -> None:
+        for row in [row for row in self._rows if row not in before]:
+            del self._rows[row]
+        for row, (catch_up, draft) in before.items():
+            self._rows[row].catch_up, self._rows[row].draft = catch_up, draft
 
     def _context(self, feed: Feed) -> "_Fed":
         row = self._rows.setdefault(feed.row, _Row())
