@@ -75,9 +75,10 @@ def _or_dash(value: float | None, form: str) -> str:
 def _sameness(cell: Cell) -> Text:
     if cell.method == PLAIN:
         return Text("(it is)", style="dim")
-    if not cell.identical + cell.near_tie + cell.different:
+    checked = cell.identical + cell.near_tie + cell.different  # fewer than all where it was interrupted
+    if not checked:
         return Text("–", style="dim")
-    text = Text(f"{cell.identical}/{cell.prompts} identical")
+    text = Text(f"{cell.identical}/{checked} identical")
     if cell.near_tie:
         text.append(f"\n{cell.near_tie} near tie{'s' * (cell.near_tie > 1)}\n  up to {cell.margin:.1g}", style="yellow")
     if cell.different:
