@@ -13,7 +13,7 @@ from tiny_models import byte_tokenizer, save_pair, tiny_llama
 from typer.testing import CliRunner
 
 from betoken import LLM, SamplingParams
-from betoken.cli import app
+from betoken.cli import app, common
 
 PROMPT = "the cat the hat the "
 
@@ -207,3 +207,14 @@ def test_an_answer_may_have_to_have_a_form(pair: list[str], tmp_path: Path, writ
 def test_a_form_that_cannot_be(pair: list[str], written: str) -> None:
     code, _, error = run("generate", PROMPT, *pair, "--grammar", written)
     assert code == 2 and "Traceback" not in error
+
+
+def test_where_nobody_watches_progress_is_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a log of CI nothing was said for minutes."""
+    monkeypatch.setattr(common, "LINE_SECONDS", 0.0)
+    with common.progress(2) as tell:
+        tell("one")
+        tell("two")
+    assert capsys.readouterr().err == "1/2 one\n2/2 two\n"

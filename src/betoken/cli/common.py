@@ -2,6 +2,7 @@
 
 import contextlib
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from betoken.llm import LLM
 
 INTERRUPTED = 130
+LINE_SECONDS = 15.0
 
 Model = Annotated[str | None, typer.Option(help="Folder or hub name; default: the embedded model.")]
 DraftModel = Annotated[str | None, typer.Option("--draft", help="Draft model with the same vocabulary.")]
@@ -48,13 +50,30 @@ def busy(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress(total: int, done: int = 0) -> Iterator[Callable[[str], None]]:
-    """A bar on standard error; what is yielded moves it on by one and says what happens."""
+    """A bar on standard error; what is yielded moves it on by one and says what happens. Where nobody watches, a line now and then."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(console, total, done)
+        return
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=total, completed=done)
         yield lambda what: bar.update(task, description=what, advance=1)
+
+
+def _lines(console: Console, total: int, done: int) -> Callable[[str], None]:
+    said = time.monotonic()
+
+    def step(what: str) -> None:
+        nonlocal done, said
+        done += 1
+        if time.monotonic() - said >= LINE_SECONDS:
+            said = time.monotonic()
+            console.print(f"{done}/{total} {what}", highlight=False, markup=False)
+
+    return step
 
 
 def printable(text: str) -> str:
