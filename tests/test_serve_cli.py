@@ -18,9 +18,11 @@ from typing import Any
 
 import httpx
 import pytest
+from serving import another, served
 from typer.testing import CliRunner
 
 from betoken.cli import app
+from betoken.serve import service
 
 URL = re.compile(r"https?://127\.0\.0\.1:\d+")
 # Beside other tests: threads that spin for each other on too few cores make everything a hundred times as slow.
@@ -117,6 +119,16 @@ def test_a_second_signal_ends_it_at_once() -> None:
             assert '"error"' in [line for line in lines if line][-1]
         assert started.wait(15) == 0
         assert "Traceback" not in "".join(said)
+
+
+def test_the_log_says_what_is_done(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(service, "REPORT_SECONDS", 0.05)
+    with another() as llm, served(llm) as server, caplog.at_level("INFO", "betoken.serve"):
+        assert httpx.post(server.v1 + "/completions", json={**ASK, "max_tokens": 40}, timeout=60).status_code == 200
+        time.sleep(0.2)
+        lines = [record.getMessage() for record in caplog.records if "tokens/s" in record.getMessage()]
+        assert 1 <= len(lines) < 4, "where nothing is done nothing is said"
+        assert all("of answers" in line and "waiting" in line for line in lines)
 
 
 def test_ctrl_c_ends_it() -> None:

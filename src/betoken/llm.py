@@ -124,6 +124,12 @@ class LLM:
             self._measured = curve_of(self._target, text, max_rows=rows, again=self._recalibrate)
         return self._measured[0]
 
+    def warm_up(self, seconds: float = 5.0) -> None:
+        """Have compiled what the first forward passes would compile, as far as the time goes: for whoever serves, and answers soon."""
+        for target in (self._target, self._draft):
+            if target is not None:
+                target.warm_up(seconds / 2)
+
     def explain(self) -> Explanation:
         """What `auto` has done in this LLM so far, and why: figures, and a page of them (`print(llm.explain().text())`). Raises
         BetokenError where it has not been used."""

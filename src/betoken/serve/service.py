@@ -70,6 +70,7 @@ class Service:
 
     def _warm_up(self, engine: Engine) -> None:
         """Everything compiled and every buffer there before the first client comes; nothing of it is remembered."""
+        self.llm.warm_up()
         for enabled in (True, False):
             params = SamplingParams(max_tokens=24, seed=0, ignore_eos=True)
             ask = self.llm.ask(WARM_UP, params, None, NO_NAMESPACE, Speculation(enabled=enabled))

@@ -4,6 +4,7 @@ Everything about KV, tensors and devices stays in here and in what this module a
 """
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from betoken.draft import ROOT
+from betoken.draft import ROOT, Draft
 from betoken.errors import NoRoomError
 from betoken.kv import SavedRow, SlotCache
 from betoken.sampling import Sampler
@@ -25,12 +26,16 @@ from betoken.targets.capability import MaskPlan, describe, mask_plan, probe, ref
 from betoken.targets.layout import Layout, RowState, lay_out
 from betoken.targets.lookup import flatten_lookup
 from betoken.targets.packing import Undo, can_pack, pack_linears
+from betoken.targets.sizes import padded, sizes
 from betoken.targets.splitting import runs
 
 # Even of a tiny model a pass costs as much as so many slots of one row (measured on two cores: 4 ms of 43).
 LEAST_OVERHEAD = 8192
 # So many tokens are computed in the time that all weights are read once in (two cores: .06 to .1 ms each with the embedded model).
 CPU_TOKENS, GPU_TOKENS = 16, 256
+# Bytes of weights up to which passes are padded to few sizes; the largest of these that are made ready, and those with all logits.
+PADDED, LARGEST, ALL_LOGITS = 128 << 20, 512, 128
+WARMING = -1
 # All logits of so many queries are made as fast as some of them.
 FEW = 8
 
@@ -71,10 +76,14 @@ class HFTarget:
         self._adapter = _CacheAdapter(self._cache)
         self._order: list[int] = []
         self._rows: dict[int, RowState] = {}
+        self._pads = False
         self.info: TargetInfo = describe(model, max_context)
         self.info = probe(self, self.info)
         self._weights = sum(weight.nbytes for weight in model.parameters())  # packed ones are no parameters any more
         self._undo = [] if pack is False else _hasten(model, own=own, one_path=reproducible)
+        # Of large models, and where other tokens need other experts, padding costs more than it saves.
+        self._pads = bool(self._undo) and can_pack(model) and self._weights <= PADDED and not self.info.experts
+        self._pads = self._pads and not reproducible
 
     def close(self) -> None:
         """Give the model back as it was found."""
@@ -165,7 +174,7 @@ class HFTarget:
             return [by_place]
         places = sorted(by_place)
         windows = [self._rows[self._order[place]].length + len(by_place[place].tokens) for place in places]
-        queries = [len(by_place[at].tokens) + len(by_place[at].draft) - by_place[at].start for at in places]
+        queries = [_length(by_place[at]) for at in places]
         ends = runs(places, windows, queries, overhead=self._overhead, query=self._query)
         starts = [0, *ends[:-1]]
         return [{at: by_place[at] for at in places[start:end]} for start, end in zip(starts, ends, strict=True)]
@@ -189,7 +198,8 @@ class HFTarget:
         first, last = min(by_place), max(by_place)
         states = [self._rows[row] for row in self._order[first : last + 1]]
         placed = [by_place.get(place) for place in range(first, last + 1)]
-        layout = lay_out(states, placed, width=self._width)
+        longest = self._pad(first, states, placed) if self._pads else 0
+        layout = lay_out(states, placed, width=self._width, queries=longest)
         self._cache.aim(first, layout.starts, layout.tokens_BQ.shape[1], layout.allowed_BQS.shape[2])
         places = [self._order.index(feed.row) - first for feed in feeds]
         offsets = [layout.offset_B[place] for place in places]
@@ -198,6 +208,31 @@ class HFTarget:
         if roots:
             offsets = [roots.index(offset - 1) + 1 for offset in offsets]
         return HFScores(logits_BKV, places, offsets, feeds)
+
+    def _pad(self, first: int, states: list[RowState], placed: list[Feed | None]) -> int:
+        """Add idle rows, where there is room for them behind the last one; returns how many tokens each row should be fed. Nothing is
+        padded that would take more memory."""
+        queries = max(_length(feed) for feed in placed if feed is not None)
+        if max(state.used for state in states) + queries + queries // 8 > self._cache.slots:
+            return queries
+        free = self._cache.rows - first if first + len(states) == len(self._order) else len(states)
+        rows, queries = padded(len(states), queries, max(free, len(states)))
+        idle = rows - len(states)
+        states += [RowState() for _ in range(idle)]
+        placed += [None] * idle
+        return queries
+
+    def warm_up(self, seconds: float) -> None:
+        """Have compiled what the first passes of each size would compile, as far as the time goes."""
+        until, token = time.perf_counter() + seconds, min(1, self.info.vocab_size - 1)
+        for size in sizes(LARGEST) if self._pads else ():
+            if time.perf_counter() > until or size > (self.info.context or size):
+                return
+            self.score([Feed(WARMING, (token,) * size)])
+            self.truncate(WARMING, 0)
+            if size <= ALL_LOGITS:
+                self.score([Feed(WARMING, (token,), Draft((token,) * (size - 1), tuple(range(-1, size - 2))))])
+            self.release(WARMING)
 
     def _roots(self, feeds: Sequence[Feed], offsets: Sequence[int], queries: int) -> list[int]:
         """The queries whose logits can be asked for, where those are few: of prompts, which have no nodes. Else nothing."""
@@ -319,6 +354,11 @@ class JoinedScores:
     def top_ids(self, index: int, k: int) -> npt.NDArray[Any]:
         scores, place = self._at[index]
         return scores.top_ids(place, k)
+
+
+def _length(feed: Feed) -> int:
+    """How many tokens it is."""
+    return len(feed.tokens) + len(feed.draft) - feed.start
 
 
 @contextlib.contextmanager

@@ -75,18 +75,19 @@ class Layout:
         return self.allowed_BQS & near | _own_slot(self.starts, self.allowed_BQS.shape)
 
 
-def lay_out(rows: Sequence[RowState], feeds: Sequence[Feed | None], *, width: int = 1) -> Layout:
+def lay_out(rows: Sequence[RowState], feeds: Sequence[Feed | None], *, width: int = 1, queries: int = 0) -> Layout:
     """Lay out one forward pass. `rows` are neighbouring rows of the cache, in order; a row without a feed idles.
 
     width:   the number of queries is padded to a multiple of it, and that of slots to a multiple of its square
+    queries: there are no fewer
     """
     starts = [row.used if feed is None else row.take(feed) for row, feed in zip(rows, feeds, strict=True)]
-    queries = [_queries(row, feed) for row, feed in zip(rows, feeds, strict=True)]
-    longest = -(-max(len(tokens) for tokens, _ in queries) // width) * width
+    fed = [_queries(row, feed) for row, feed in zip(rows, feeds, strict=True)]
+    longest = -(-max(queries, *(len(tokens) for tokens, _ in fed)) // width) * width
     slots = -(-(max(starts) + longest) // width**2) * width**2
     tokens_BQ = np.zeros((len(rows), longest), dtype=np.int64)
     positions_BQ = np.zeros((len(rows), longest), dtype=np.int64)
-    for b, (tokens, positions) in enumerate(queries):
+    for b, (tokens, positions) in enumerate(fed):
         tokens_BQ[b, : len(tokens)] = tokens
         positions_BQ[b, : len(tokens)] = positions
         if len(tokens) < longest:
