@@ -17,7 +17,8 @@ from betoken.proposers.base import methods as known_methods
 from betoken.proposers.draft_model import DraftModel
 from betoken.sampling import Sampler
 from betoken.targets.base import Feed
-from betoken.targets.hf import HFScores, HFTarget
+from betoken.targets.hf import HFTarget
+from betoken.targets.scores import HFScores
 
 PROMPTS = ((1, 2, 3), (4,), (9, 8, 7, 6, 5, 4, 3, 2, 1, 9, 8), (11, 12))
 EVERYTHING: dict[str, Any] = {

@@ -14,7 +14,8 @@ from betoken.draft import Draft
 from betoken.engine import Engine, Request
 from betoken.params import SamplingParams
 from betoken.targets.base import Feed
-from betoken.targets.hf import HFScores, HFTarget, JoinedScores
+from betoken.targets.hf import HFTarget
+from betoken.targets.scores import HFScores, JoinedScores
 from betoken.targets.splitting import runs
 from betoken.targets.toy import markov
 

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from betoken.draft import ROOT, Draft
+from betoken.draft import Draft
 from betoken.errors import NoRoomError
 from betoken.kv import SavedRow, SlotCache
-from betoken.sampling import Sampler
 from betoken.targets.attention import group_heads
 from betoken.targets.base import Feed, TargetInfo
 from betoken.targets.capability import MaskPlan, describe, mask_plan, probe, refuse_unsupported
 from betoken.targets.layout import Layout, RowState, lay_out
 from betoken.targets.lookup import flatten_lookup
 from betoken.targets.packing import Undo, can_pack, pack_linears
+from betoken.targets.scores import HFScores, JoinedScores
 from betoken.targets.sizes import padded, sizes
 from betoken.targets.splitting import runs
 
@@ -295,67 +295,6 @@ class HFTarget:
         del self._rows[row]
 
 
-class HFScores:
-    """Logits of one forward pass, looked at only where somebody asks.
-
-    logits_BKV: `[B, K, V]`; feed i is row `rows[i]`, its root at query `offsets[i] - 1`, its node n at `offsets[i] + n`
-    """
-
-    def __init__(self, logits_BKV: Tensor, rows: list[int], offsets: list[int], feeds: Sequence[Feed]) -> None:
-        self._logits_BKV, self._rows, self._offsets, self._feeds = logits_BKV, rows, offsets, feeds
-        # One transfer for the whole batch; it also waits for an accelerator, so the time lands where the forward is.
-        self._argmax_BK = _argmax(logits_BKV).tolist()
-
-    def _query(self, index: int, node: int) -> int:
-        query: int = self._offsets[index] + node
-        if node == ROOT and not self._feeds[index].tokens:
-            raise ValueError("the root was not fed by this call")
-        return query
-
-    def emit(self, index: int, node: int, sampler: Sampler) -> int | None:
-        if sampler.takes_argmax:
-            token: int = self._argmax_BK[self._rows[index]][self._query(index, node)]
-            return token
-        return sampler.choose(self.logits(index, node))
-
-    def logits(self, index: int, node: int) -> npt.NDArray[Any]:
-        row: Tensor = self._logits_BKV[self._rows[index], self._query(index, node)]
-        return row.float().cpu().numpy()
-
-    def top_ids(self, index: int, k: int) -> npt.NDArray[Any]:
-        first = self._query(index, ROOT)
-        row = self._rows[index]
-        if k == 1:
-            return np.array(self._argmax_BK[row][first : first + 1 + len(self._feeds[index].draft)])[:, None]
-        nodes = self._logits_BKV[row, first : first + 1 + len(self._feeds[index].draft)]
-        if nodes.device.type == "cpu" and nodes.dtype == torch.float32:
-            # Here and not above: whoever asks for several has the compiler loaded, others need not wait for it.
-            from betoken.targets.likeliest import likeliest
-
-            return likeliest(nodes.numpy(), k)
-        return nodes.topk(k, dim=-1).indices.cpu().numpy()
-
-
-class JoinedScores:
-    """Scores of several forward passes as of one. passes: each with its feeds, in its order; feeds: all of them, as they were given."""
-
-    def __init__(self, passes: Sequence[tuple[HFScores, Sequence[Feed]]], feeds: Sequence[Feed]) -> None:
-        found = {feed.row: (scores, index) for scores, of in passes for index, feed in enumerate(of)}
-        self._at = [found[feed.row] for feed in feeds]
-
-    def emit(self, index: int, node: int, sampler: Sampler) -> int | None:
-        scores, place = self._at[index]
-        return scores.emit(place, node, sampler)
-
-    def logits(self, index: int, node: int) -> npt.NDArray[Any]:
-        scores, place = self._at[index]
-        return scores.logits(place, node)
-
-    def top_ids(self, index: int, k: int) -> npt.NDArray[Any]:
-        scores, place = self._at[index]
-        return scores.top_ids(place, k)
-
-
 def _length(feed: Feed) -> int:
     """How many tokens it is."""
     return len(feed.tokens) + len(feed.draft) - feed.start
@@ -374,13 +313,6 @@ def _out_of_memory() -> Iterator[None]:
         if "allocate memory" not in str(failure):
             raise
         raise NoRoomError(f"out of memory: {failure}") from failure
-
-
-def _argmax(logits_BKV: Tensor) -> Any:
-    """`[B, K]` the first of the highest. On a CPU numpy takes a quarter of torch's time for it."""
-    if logits_BKV.device.type == "cpu" and logits_BKV.dtype == torch.float32:
-        return logits_BKV.numpy().argmax(-1)
-    return logits_BKV.argmax(-1)
 
 
 class _CacheAdapter(Cache):  # type: ignore[misc]
