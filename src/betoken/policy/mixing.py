@@ -279,7 +279,7 @@ def widest(gained, seconds, rows, asking, usual, prospect, lesson):
     best, value = 0, -rate * seconds[0]
     for nodes in range(1, len(gained)):
         left = gained[nodes] + lesson * nodes - rate * seconds[nodes]
-        if left > value:
+        if left >= value:  # what takes no time may be worth less than a number can show
             best, value = nodes, left
     return best
 

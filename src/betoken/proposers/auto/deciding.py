@@ -282,7 +282,7 @@ class Auto(BaseProposer):
         step.nodes = 0
         if step.most:
             args = step.rows, step.asking, rate, PROSPECT, self._lesson()
-            step.nodes = int(mixing.widest(gained, seconds, *args))
+            step.nodes = min(int(mixing.widest(gained, seconds, *args)), step.most)
         step.expected = step.rows + float(gained[step.nodes])
         step.seconds = float(seconds[step.nodes]) + step.asking
         held_back = "experts" if step.nodes < step.most and self._experts and self._rises(seconds) else ""
