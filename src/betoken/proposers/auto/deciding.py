@@ -33,7 +33,7 @@ MOST_NODES = 512
 # Of the time that passes, this share may go to asking drafters that do not seem to pay.
 EXPLORE = 0.005
 # What time is worth: by the rate of tokens lately, and by what this step could bring; the latter's share.
-PROSPECT = 0.9
+PROSPECT = 0.97
 # What feeding a node teaches, as a share of what those who learn from it are worth.
 LESSON = 0.012
 # Deciding and observing take longer the more members were asked: what each is charged of what they take a step, and of a plain pass at
