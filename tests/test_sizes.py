@@ -95,3 +95,7 @@ def test_to_be_warm_leaves_nothing() -> None:
     target.warm_up(60.0)
     assert not target._rows and not target._order
     HFTarget(small("llama"), pack=False).warm_up(1.0)
+    target.trim()
+    target.limit_kv(target.kv_needed(1, 40))
+    target.warm_up(60.0)
+    assert not target._rows and target.kv_bytes <= target.kv_needed(1, 40)

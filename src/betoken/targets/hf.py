@@ -223,12 +223,15 @@ class HFTarget:
         return queries
 
     def warm_up(self, seconds: float) -> None:
-        """Have compiled what the first passes of each size would compile, as far as the time goes."""
+        """Have compiled what the first passes of each size would compile, as far as time and memory go."""
         until, token = time.perf_counter() + seconds, min(1, self.info.vocab_size - 1)
         for size in sizes(LARGEST) if self._pads else ():
             if time.perf_counter() > until or size > (self.info.context or size):
                 return
-            self.score([Feed(WARMING, (token,) * size)])
+            try:
+                self.score([Feed(WARMING, (token,) * size)])
+            except NoRoomError:
+                return
             self.truncate(WARMING, 0)
             if size <= ALL_LOGITS:
                 self.score([Feed(WARMING, (token,), Draft((token,) * (size - 1), tuple(range(-1, size - 2))))])
