@@ -105,3 +105,14 @@ def test_an_engine_does_not_notice(name: str, monkeypatch: pytest.MonkeyPatch) -
         engine.run(events.append)
         said.append([[token for event in events if event.seq_id == row for token in event.tokens] for row in ids])
     assert said[0] == said[1]
+
+
+def test_reproducible_prompts_are_read_alone() -> None:
+    """Rounding depended on whom a prompt was read with."""
+    prompts = {row: tuple(range(row, row + 20)) for row in (1, 2, 3)}
+    alone, together = (HFTarget(tiny("llama"), pack=False, reproducible=True) for _ in range(2))
+    scores = together.score([*(Feed(row, prompt) for row, prompt in prompts.items()), Feed(9, (4,)), Feed(8, (5,))])
+    assert isinstance(scores, JoinedScores) and len({id(each) for each, _ in scores._at}) == 4
+    for index, (row, prompt) in enumerate(prompts.items()):
+        assert np.array_equal(scores.logits(index, -1), alone.score([Feed(row, prompt)]).logits(0, -1))
+        alone.release(row)

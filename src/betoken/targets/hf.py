@@ -170,8 +170,12 @@ class HFTarget:
 
     def _passes(self, by_place: dict[int, Feed]) -> list[dict[int, Feed]]:
         """Feeds of each forward pass, by the place of their rows."""
-        if len(by_place) < 2 or self._width > 1:
+        if len(by_place) < 2:
             return [by_place]
+        if self._width > 1:  # whom a prompt is read with must not decide how its sums are rounded
+            prompts = [at for at, feed in by_place.items() if len(feed.tokens) > self._width]
+            others = {at: feed for at, feed in by_place.items() if at not in prompts}
+            return [*({at: by_place[at]} for at in prompts), *([others] if others else [])]
         places = sorted(by_place)
         windows = [self._rows[self._order[place]].length + len(by_place[place].tokens) for place in places]
         queries = [_length(by_place[at]) for at in places]
