@@ -14,7 +14,7 @@ from betoken.errors import BetokenError
 from betoken.memory import BLEND, LONGEST_MATCH
 from betoken.memory.beliefs import KINDS
 from betoken.memory.library import Library
-from betoken.memory.reader import Nodes, Reader
+from betoken.memory.reader import Reader
 
 texts = st.lists(st.integers(0, 4), max_size=12)
 adds = st.lists(st.tuples(texts, st.sampled_from(("", "a", "b"))), max_size=12)
@@ -27,12 +27,15 @@ def contents(library: Library) -> list[tuple[int, str, list[int]]]:
     ]
 
 
-def drafted(library: Library, tokens: list[int], namespace: str = "", rule: int = BLEND) -> Nodes:
+def drafted(
+    library: Library, tokens: list[int], namespace: str = "", rule: int = BLEND
+) -> tuple[list[int], list[int], list[float]]:
     """What is drafted for a text when only its last token is its own."""
     reader = Reader(rule, nodes=12, floor=0.0, ends=(), library=library, remember=True)
     reader.begin(0, len(tokens), namespace)
     reader.read(0, tokens, len(tokens))
-    return reader.draft(0, 12)
+    tokens, parents, scores = reader.draft(0, 12)
+    return tokens.tolist(), parents.tolist(), scores.tolist()
 
 
 @settings(deadline=None)

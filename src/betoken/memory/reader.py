@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 
 from betoken.memory import BLEND
 from betoken.memory.beliefs import HERE, KINDS, THERE, Weights, untaught
@@ -15,7 +16,7 @@ from betoken.memory.step import find, put_out, take_in
 from betoken.memory.trie import NONE, STATE, Ints
 from betoken.memory.views import places
 
-Nodes = tuple[list[int], list[int], list[float]]
+Nodes = tuple[Ints, Ints, npt.NDArray[np.float64]]
 
 
 @dataclass(slots=True)
@@ -99,7 +100,7 @@ class Reader:
             reading.version = there.version
 
     def draft(self, seq_id: int, room: int, least: float = 0.0) -> Nodes:
-        """The tokens, parents and scores of a draft for what has been read; no path less probable than `least`."""
+        """The tokens, parents and scores of a draft for what has been read; no path less probable than `least`. Overwritten by the next."""
         reading = self._readings[seq_id]
         with self.library.lock:
             self._find_there(reading)
@@ -116,10 +117,7 @@ class Reader:
                 max(self._floor, least),
                 self._ends,
             )
-            tree = self._tree
-            if not size:
-                return [], [], []
-            return tree.token[:size].tolist(), tree.parent[:size].tolist(), tree.score[:size].tolist()
+        return self._tree.token[:size], self._tree.parent[:size], self._tree.score[:size]
 
     def end(self, seq_id: int) -> int | None:
         """A sequence is over; the number it has in the library, if it is remembered."""

@@ -7,14 +7,14 @@ all: handing an array to compiled code costs about as much as the work on a row.
 from collections.abc import Sequence
 from functools import cache
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from betoken.compiled import compiled
 
-Nodes = tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]  # tokens, parents, scores
+Nodes = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]  # tokens, parents, scores
 
 ROOT, UNSEEN = -1, -1
 # The columns of a row: the pair it belongs to (of rows of pairs), its kind, its successors from FIRST on, best first.
@@ -48,9 +48,18 @@ def untaught(k: int) -> npt.NDArray[Any]:
     return np.array([[*hits, WEIGHT]] * KINDS)
 
 
-def room_for(nodes: int) -> npt.NDArray[Any]:
-    """An empty tree for drafts of so many nodes; the root's place is the last one, where ROOT finds it."""
-    return np.zeros(nodes + 1, NODE)
+class Room(NamedTuple):
+    """For one draft: its nodes while they grow, the root's place the last one, where ROOT finds it; and what comes of them."""
+
+    tree: npt.NDArray[Any]
+    tokens: npt.NDArray[np.int64]
+    parents: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float64]
+
+
+def room_for(nodes: int) -> Room:
+    """An empty tree for drafts of so many nodes."""
+    return Room(np.zeros(nodes + 1, NODE), np.zeros(nodes, np.int64), np.zeros(nodes, np.int64), np.zeros(nodes))
 
 
 class Rows:
@@ -80,14 +89,13 @@ class Rows:
         _write(self._rows, self._vocab_size, fed, np.array(parents, np.int32), likeliest)
 
     def grow(
-        self, rates: npt.NDArray[Any], tree: npt.NDArray[Any], before: int, root: int, room: int, least: float = 0.0
+        self, rates: npt.NDArray[Any], into: Room, before: int, root: int, depth: int, least: float = 0.0
     ) -> Nodes:
-        """The likeliest nodes after a root that stands after another token, none deeper than `room` and none
-        whose path is less probable than `least`; `tree` is overwritten."""
-        size = _grow(self._rows, self._vocab_size, rates, tree, before, root, room, least)
-        grown = tree[:size]
-        tokens, parents, scores = grown["token"].tolist(), grown["parent"].tolist(), grown["score"].tolist()
-        return tuple(tokens), tuple(parents), tuple(scores)
+        """The likeliest nodes after a root that stands after another token, none deeper than `depth` and none whose path is less
+        probable than `least`. They stand in `into`, which is overwritten."""
+        tree, tokens, parents, scores = into
+        size = _grow(self._rows, self._vocab_size, rates, tree, before, root, depth, least, tokens, parents, scores)
+        return tokens[:size], parents[:size], scores[:size]
 
 
 @compiled
@@ -204,7 +212,7 @@ def _put(rows, vocab_size, row, kind, likeliest, i):
 
 
 @compiled
-def _grow(rows, vocab_size, rates, tree, before, root, room, least):
+def _grow(rows, vocab_size, rates, tree, before, root, room, least, tokens, parents, chances):
     """Fill the tree: the next node is always the one likeliest to be on the accepted path. Returns how many nodes."""
     _check(vocab_size, before)
     _check(vocab_size, root)
@@ -227,6 +235,7 @@ def _grow(rows, vocab_size, rates, tree, before, root, room, least):
         if node.depth < room:
             _open(rows, vocab_size, rates, ranks, scores, tree, size, family.token)
             pushed = _offer(rows, ranks, scores, tree, queue, pushed, size, 0)
+        tokens[size], parents[size], chances[size] = node.token, parent, node.score
         size += 1
     return size
 

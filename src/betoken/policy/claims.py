@@ -33,7 +33,7 @@ class Records:
 
 
 class Claims:
-    """The tree.
+    """The tree, of at most `room` nodes; `most` of one draft.
 
     asked: bits, by member; turns: `[MOST, 2]` who was asked, in that order, and in which situation
     added: what the tree adds, in tokens (`mixing.worth`); worth: what the last answer was worth of it
@@ -41,12 +41,12 @@ class Claims:
     """
 
     __slots__ = (
-        "_before", "_floats", "_ints", "_order", "_picked", "_records", "_values", "added", "answers", "asked", "hoped", "own", "size", "step", "sums",
+        "_before", "_floats", "_ints", "_most", "_order", "_picked", "_records", "_values", "added", "answers", "asked", "hoped", "own", "size", "step", "sums",
         "turns", "where", "worth",
     )  # fmt: skip
 
-    def __init__(self, records: Records, room: int) -> None:
-        self._records = records
+    def __init__(self, records: Records, room: int, most: int | None = None) -> None:
+        self._records, self._most = records, most
         self.own = np.zeros((MOST, OWN_DEPTHS + 1, 2))
         self.answers, self.sums = pays.no_answers(MOST), np.zeros(2)
         self.turns = np.zeros((MOST, 2), np.int64)
@@ -77,13 +77,18 @@ class Claims:
         return int(member)
 
     def add(self, member: int, draft: Draft, costs: Floats) -> float:
+        """`lay` for a draft. Of one that has more nodes than may be fed, the first ones: the others' answers need room, too."""
+        tokens, parents = np.array(draft.tokens, np.int64), np.array(draft.parents, np.int64)
+        scores = np.array(draft.scores or UNKNOWN_SCORE * len(draft), np.float64)
+        most = self._most if len(tokens) == len(scores) == len(parents) else len(tokens)
+        return self.lay(member, tokens[:most], parents[:most], scores[:most], costs)
+
+    def lay(self, member: int, tokens: Ints, parents: Ints, scores: Floats, costs: Floats) -> float:
         """Lay a member's draft over the tree; returns what the tree adds now, in tokens (see `mixing.worth`). Raises ValueError for a
         draft that is no tree, before anything is laid."""
-        nodes = np.array((draft.tokens, draft.parents), np.int64)
-        scores = np.array(draft.scores or UNKNOWN_SCORE * len(draft), np.float64)
         known = self._records
         size, added, worth = mixing.take(
-            self._ints, self._floats, self.size, self.asked, member, nodes, scores,
+            self._ints, self._floats, self.size, self.asked, member, tokens, parents, scores,
             known.meant, known.mixer, known.after, self._before, self.own, self._order, costs, self.added,
             known.answers, self.answers, self.where, self.step,
         )  # fmt: skip

@@ -51,6 +51,8 @@ LARGEST = 7.0  # log-odds
 # that were fed, and of those that came, sums are kept, of all requests and of each; they fade, and so many tokens are assumed.
 SUM_FADE, OWN_SUM_FADE, SUMMED, OWN_SUMMED = 0.98, 0.9, 10.0, 10.0
 
+TEACHING = 24
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -123,20 +125,20 @@ def _mixed(row, claimed, depth, mixer, after):
 
 
 @compiled
-def lay(ints, floats, size, member, draft, scores, meant):
+def lay(ints, floats, size, member, tokens, parents, scores, meant):
     """Lay one more draft over the tree; returns its new size, NONE where it is no tree. Nodes past the room there is are left out.
 
-    draft: `[2, N]` tokens and parents; scores: `[N]`, not finite where the member has none
+    tokens, parents: `[N]`; scores: `[N]`, not finite where the member has none
     """
-    if draft.shape[1] != len(scores):
+    if len(tokens) != len(scores) or len(parents) != len(scores):
         return NONE
     for i in range(len(scores)):
-        if draft[1, i] >= i:
+        if parents[i] >= i:
             return NONE
     places = np.empty(len(scores), np.int64)
     room = len(ints) - 1  # the last row is the root
     for i in range(len(scores)):
-        token, above = draft[0, i], draft[1, i]
+        token, above = tokens[i], parents[i]
         parent = room if above < 0 else places[above]
         places[i] = NONE
         if parent == NONE:
@@ -270,7 +272,7 @@ def widest(gained, seconds, rows, asking, usual, prospect, lesson):
 
     `gained` comes on top of a token a row, in `seconds` of the pass and what has been spent on `asking` already. Time is worth what it
     usually brings, `usual` tokens a second, and what this step could bring at best; `prospect` is the latter's share.
-    lesson: what is learnt from a node that is fed, in tokens
+    lesson: what is learnt from a node that is fed, in tokens; more nodes than TEACHING teach nothing more
     """
     most = 0.0
     for nodes in range(len(gained)):
@@ -278,7 +280,7 @@ def widest(gained, seconds, rows, asking, usual, prospect, lesson):
     rate = (1 - prospect) * usual + prospect * most
     best, value = 0, -rate * seconds[0]
     for nodes in range(1, len(gained)):
-        left = gained[nodes] + lesson * nodes - rate * seconds[nodes]
+        left = gained[nodes] + lesson * min(nodes, TEACHING) - rate * seconds[nodes]
         if left >= value:  # what takes no time may be worth less than a number can show
             best, value = nodes, left
     return best
@@ -320,7 +322,8 @@ def take(
     size,
     asked,
     member,
-    nodes,
+    tokens,
+    parents,
     scores,
     meant,
     mixer,
@@ -340,7 +343,7 @@ def take(
     known = size
     if size == 0:
         ints[-1, CHILD] = NONE
-    size = lay(ints, floats, size, member, nodes, scores, meant)
+    size = lay(ints, floats, size, member, tokens, parents, scores, meant)
     if size == NONE:
         return NONE, added, 0.0
     asked, after = asked | 1 << member, after[before]

@@ -6,8 +6,9 @@ A proposer may propose anything: the engine drops what cannot be fed, and verifi
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import numpy.typing as npt
 
 from betoken.draft import Draft
@@ -125,6 +126,24 @@ class Proposer(Protocol):
     def end(self, seq_id: int) -> None: ...
 
     def forget(self) -> None: ...
+
+
+# A draft as arrays: `[N]` tokens, parents, scores.
+Grown = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]
+
+
+@runtime_checkable
+class Grows(Protocol):
+    """A method that can say what it drafts without a context and a `Draft`, for whoever lays drafts over each other at every step."""
+
+    def grow(self, seq: SeqView, least: float) -> Grown:
+        """What `propose` drafts for a sequence with room for a token, no node less probable than `least`. Overwritten by the next."""
+
+
+def as_draft(grown: Grown) -> Draft:
+    """Arrays that are known to be a tree."""
+    tokens, parents, scores = grown
+    return Draft.trusted(tuple(tokens.tolist()), tuple(parents.tolist()), tuple(scores.tolist()))
 
 
 class BaseProposer:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 from betoken.draft import EMPTY, Draft
 from betoken.errors import ParameterError
-from betoken.proposers.base import BaseProposer, ObserveContext, ProposeContext, SeqView
+from betoken.proposers.base import BaseProposer, Grown, ObserveContext, ProposeContext, SeqView, as_draft
 
 if TYPE_CHECKING:
     pass
 
 MOST_NODES, MOST_TOKENS = 4096, 2**30
-NOTHING = Draft((), (), ())
 
 
 class ReadingProposer(BaseProposer):
@@ -61,14 +60,12 @@ class ReadingProposer(BaseProposer):
         self._reader.begin(seq.seq_id, seq.prompt_length, seq.namespace)
 
     def propose(self, ctx: ProposeContext) -> list[Draft]:
-        return [self._draft(seq, ctx.least) for seq in ctx.seqs]
+        return [EMPTY if seq.room < 1 else as_draft(self.grow(seq, ctx.least)) for seq in ctx.seqs]
 
-    def _draft(self, seq: SeqView, least: float) -> Draft:
-        if seq.room < 1:
-            return EMPTY
+    def grow(self, seq: SeqView, least: float) -> Grown:
+        """What `propose` drafts where there is room, as arrays; see `base.Grows`."""
         self._reader.read(seq.seq_id, seq.tokens, seq.prompt_length)
-        tokens, parents, scores = self._reader.draft(seq.seq_id, seq.room, least)
-        return Draft.trusted(tuple(tokens), tuple(parents), tuple(scores)) if tokens else NOTHING
+        return self._reader.draft(seq.seq_id, seq.room, least)
 
     def observe(self, ctx: ObserveContext) -> None:
         for seq in ctx.seqs:

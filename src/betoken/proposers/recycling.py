@@ -14,11 +14,13 @@ from betoken.draft import Draft
 from betoken.errors import ParameterError
 from betoken.proposers.base import (
     BaseProposer,
+    Grown,
     Needs,
     ObserveContext,
     ProposeContext,
     SeqView,
     Workshop,
+    as_draft,
     register,
 )
 
@@ -75,7 +77,7 @@ class Recycling(BaseProposer):
     def propose(self, ctx: ProposeContext) -> list[Draft]:
         for seq in ctx.seqs:
             self._read_on(seq)
-        return [self._grow(seq, ctx.least) for seq in ctx.seqs]
+        return [as_draft(self.grow(seq, ctx.least)) for seq in ctx.seqs]
 
     def _read_on(self, seq: SeqView) -> None:
         """Take up the context that has come since the last step; output is learnt from the target's own words."""
@@ -84,9 +86,11 @@ class Recycling(BaseProposer):
             self._used[seq.seq_id].read(seq.tokens[max(read - 2, 0) :], len(seq.tokens) - read)
             self._read[seq.seq_id] = len(seq.tokens)
 
-    def _grow(self, seq: SeqView, least: float) -> Draft:
+    def grow(self, seq: SeqView, least: float) -> Grown:
+        """What `propose` drafts, as arrays; see `base.Grows`."""
+        self._read_on(seq)
         before, root = seq.tokens[-2:][0], seq.tokens[-1]
-        return Draft.trusted(*self._used[seq.seq_id].grow(self._rates, self._tree, before, root, seq.room, least))
+        return self._used[seq.seq_id].grow(self._rates, self._tree, before, root, seq.room, least)
 
     def observe(self, ctx: ObserveContext) -> None:
         """Rates first: they are about the rows that were drafted from."""

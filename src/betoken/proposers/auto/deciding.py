@@ -35,12 +35,17 @@ EXPLORE = 0.005
 # What time is worth: by the rate of tokens lately, and by what this step could bring; the latter's share.
 PROSPECT = 0.97
 # What feeding a node teaches, as a share of what those who learn from it are worth.
-LESSON = 0.012
+LESSON = 0.03
 # Deciding and observing take longer the more members were asked: what each is charged of what they take a step, and of a plain pass at
 # most, for clocks go wrong.
 TAX, MOST_TAX = 0.4, 0.05
 # Every so many steps it is asked whether somebody should be asked for the sake of it.
 RESTING = 4
+# Who takes no more of a plain pass than this, and has brought as much as that takes, is asked by every row at every step: what it
+# would bring shows only by asking, and some learn only then.
+CHEAP, BROUGHT_FADE = 0.1, 0.95
+# Where less than this share of steps fed anything, lately, of all rows, a new one starts as tired as after so many steps.
+FED_FADE, SELDOM_FED, TIRED = 0.98, 0.05, 8
 # After so many steps the curve is known well enough to be corrected by every third pass: that takes time, too.
 NEW, SELDOM = 100, 3
 # What a node costs is taken from how much longer passes get up to so many nodes.
@@ -118,7 +123,9 @@ class Auto(BaseProposer):
         count = len(self._members)
         self._prices, self._rated = pays.no_prices(count), np.zeros((2, count))
         self._levels, self._overhead, self._extra = pays.lately(), pays.lately(), 0.0
-        self._pace = Pace()
+        self._pace, self._fed = Pace(), 1.0
+        self._seemed = [0.0] * count
+        self._brought = [pays.HOPE] * count  # accepted tokens of each member's own, an answer, lately
         self._allowance, self._most_allowed = 0.0, 1.0
         self._asked_at, self._turn = [0] * count, 0
         self._step = Step(asked=[0] * count)
@@ -135,7 +142,10 @@ class Auto(BaseProposer):
         temperature = seq.sampler.params.temperature
         records = self._records[sum(temperature > edge for edge in HEATS)]
         able = sum(member.able(seq) for member in self._members)
-        row = self._rows[seq.seq_id] = Row(Claims(records, 2 * self._nodes + 64), able)
+        tired = 0 if self._fed > SELDOM_FED else TIRED
+        row = self._rows[seq.seq_id] = Row(
+            Claims(records, self._nodes * max(len(self._members), 1), self._nodes), able, tired=tired
+        )
         for member in self._members:
             if member.remembers:
                 self._begin(member, [(seq, row)])
@@ -172,6 +182,8 @@ class Auto(BaseProposer):
             row.claims.clear(pays.standing(row.right))
         step.asking = self._ask_all(awake, tried, rate, costs)
         drafts = self._choose(pairs, seconds, rate)
+        for _, row in awake:
+            self._fed += (1 - FED_FADE) * (row.tire() - self._fed)
         step.spent = self._clock() - start
         return drafts
 
@@ -187,9 +199,9 @@ class Auto(BaseProposer):
         return [EMPTY] * len(pairs)
 
     def _ask_all(self, waiting: list[Pair], tried: dict[int, int], rate: float, costs: Any) -> float:
-        """Each row asks whom it thinks is worth most, then the next, until nobody seems to pay. Returns the seconds that took, at the
-        usual pace."""
-        took = 0.0
+        """Each row asks who is cheap; then whom it thinks is worth most, and the next, until nobody seems to pay. Returns the seconds
+        that took, at the usual pace."""
+        took = self._ask_cheap(waiting, rate, costs)
         while waiting:
             chosen: dict[int, list[Pair]] = {}
             for pair in waiting:
@@ -197,13 +209,28 @@ class Auto(BaseProposer):
                 index = self._tried(tried, seq, row) if seq.seq_id in tried else self._next(seq, row, rate)
                 if index >= 0:
                     chosen.setdefault(index, []).append(pair)
-                if not row.claims.asked:
-                    row.tire(index < 0)
             waiting = []
             for index, asking in sorted(chosen.items()):
                 took += self._ask(self._members[index], asking, rate, costs)
                 waiting += asking
         return took
+
+    def _ask_cheap(self, pairs: list[Pair], rate: float, costs: Any) -> float:
+        took, most = 0.0, CHEAP * self._step.plain / self._step.rows
+        for member in self._members:
+            price = self._price(member.index)
+            if not member.levels and price <= most and self._brought[member.index] >= rate * price:
+                asking = [pair for pair in pairs if pair[1].able & member.bit and pair[0].room >= 1]
+                if asking:
+                    for _, row in asking:
+                        row.claims.hoped = math.nan  # it was not chosen for its worth
+                    took += self._ask(member, asking, rate, costs)
+        return took
+
+    def _price(self, index: int) -> float:
+        """Seconds of asking and observing, a row; 0 where nobody knows."""
+        prices = self._prices
+        return float(prices[pays.ASKING, index, pays.MIDDLE] + prices[pays.FOLLOWING, index, pays.MIDDLE])
 
     def _next(self, seq: SeqView, row: Row, rate: float) -> int:
         """Whom a row should ask now; -1: nobody."""
@@ -212,24 +239,25 @@ class Auto(BaseProposer):
 
     @staticmethod
     def _tried(tried: dict[int, int], seq: SeqView, row: Row) -> int:
-        row.claims.hoped = math.nan  # it was not chosen for its worth
-        return tried.pop(seq.seq_id)
+        row.claims.hoped = math.nan
+        index = tried.pop(seq.seq_id)
+        return -1 if row.claims.asked >> index & 1 else index
 
     def _explored(self, pairs: Sequence[Pair]) -> dict[int, int]:
         """Who is asked first by whom, to see what comes of it: the one asked least recently, where time has been put by for it."""
         self._turn += 1
-        if self._turn % RESTING or not self._members:
+        if self._turn % RESTING:
             return {}
         self._rated *= pays.DOUBT_FADE**RESTING
-        self._most_allowed = 2 * float(self._prices[: pays.USUAL, :, pays.MIDDLE].sum(axis=0).max())
+        self._most_allowed = 2 * float(self._prices[: pays.USUAL, :, pays.MIDDLE].sum(axis=0).max(initial=0.0))
         seq, row = pairs[self._turn // RESTING % len(pairs)]
-        able = [member for member in self._members if row.able & member.bit and seq.room >= 1]
-        if not able:
+        able = [member.index for member in self._members if row.able & member.bit and seq.room >= 1]
+        index = min(able, key=self._asked_at.__getitem__, default=-1)
+        if index < 0 or self._turn - self._asked_at[index] < RESTING:
             return {}
-        index = min((member.index for member in able), key=self._asked_at.__getitem__)
         seconds, following, beginning = self._prices[: pays.USUAL, index, pays.MIDDLE].tolist()
         cost = seconds + following + (0.0 if row.begun >> index & 1 else beginning)
-        if self._turn - self._asked_at[index] < RESTING or self._allowance < cost:
+        if self._allowance < cost:
             return {}
         self._allowance -= cost
         return {seq.seq_id: index}
@@ -244,9 +272,8 @@ class Auto(BaseProposer):
             start = self._clock()
         account = self.ledger.accounts[member.name]
         self._asked_at[index] = self._turn
-        for pair, draft in zip(pairs, self._drafts(member, pairs, rate, costs, pace), strict=False):
-            if member.lay(pair, draft, costs):
-                self._account(index, account, pair[1].claims)
+        for pair in self._laid(member, pairs, rate, costs, pace):
+            self._account(index, account, pair[1].claims)
         now = self._clock()
         pays.note(self._prices[pays.ASKING, index], (now - start) / pace / count)
         self._step.asked[index] += count
@@ -256,21 +283,24 @@ class Auto(BaseProposer):
     def _account(self, index: int, account: Account, claims: Claims) -> None:
         account.asked += 1
         account.worth += claims.worth
+        self._seemed[index] = claims.worth
         pays.note(self._prices[pays.USUAL, index], claims.worth)
         if claims.hoped == claims.hoped:
             self._rated[:, index] += claims.hoped, claims.worth
 
-    def _drafts(self, member: Member, pairs: Sequence[Pair], rate: float, costs: Any, pace: float) -> Sequence[Draft]:
+    def _laid(self, member: Member, pairs: Sequence[Pair], rate: float, costs: Any, pace: float) -> Sequence[Pair]:
+        """Those rows over whose tree the member's draft was laid."""
         if not pairs:
             return ()
-        levels = None
-        if member.proposer.needs.levels:
-            levels = Levels(member, pairs, self._levels, self._clock, pace, rate, costs)
         wide = min(WIDE, self._nodes)
-        ctx = ProposeContext(
-            [seq for seq, _ in pairs], rows=len(pairs), least=SLACK * float(costs[wide]) / wide, pays=levels
+        least = SLACK * float(costs[wide]) / wide
+        if member.grows:
+            return [pair for pair in pairs if member.grown(pair, least, costs)]
+        levels = Levels(member, pairs, self._levels, self._clock, pace, rate, costs) if member.levels else None
+        drafts = member.drafts(
+            pairs, ProposeContext([seq for seq, _ in pairs], rows=len(pairs), least=least, pays=levels)
         )
-        return member.drafts(pairs, ctx)
+        return [pair for pair, draft in zip(pairs, drafts, strict=False) if member.lay(pair, draft, costs)]
 
     def _choose(self, pairs: Sequence[Pair], seconds: Any, rate: float) -> list[Draft]:
         """As wide as pays for the whole batch; each row's likeliest nodes up to there, for padding costs as much."""
@@ -330,9 +360,12 @@ class Auto(BaseProposer):
     def _keep_books(self, emitted: int, came: Any, measured: float, pace: float) -> None:
         """emitted: a token for each row that nothing is drafted for among them."""
         step, overhead = self._step, float(self._overhead[pays.MIDDLE])
-        if step.nodes:
-            for member in self._members:
-                self.ledger.accounts[member.name].accepted += int(came[member.index])
+        for member, asked in zip(self._members, step.asked, strict=True):
+            if asked:
+                hits = int(came[member.index])
+                self.ledger.accounts[member.name].accepted += hits
+                brought = 0.5 * (hits / asked + self._seemed[member.index])
+                self._brought[member.index] += (1 - BROUGHT_FADE) * (brought - self._brought[member.index])
         predicted = pace * (step.seconds + overhead)
         pays.note(self._overhead, (step.spent - step.asking * pace) / pace)
         self.ledger.note(

@@ -8,11 +8,11 @@ from typing import Any
 from betoken.draft import EMPTY, Draft, trunk
 from betoken.errors import BetokenError
 from betoken.policy.claims import Claims
-from betoken.proposers.base import ObserveContext, ProposeContext, Proposer, SeqView
+from betoken.proposers.base import Grows, ObserveContext, ProposeContext, Proposer, SeqView
 
 LOG = logging.getLogger("betoken.auto")
-# Where nobody pays nobody is thought of for 1, 3, 7, 15 steps.
-LONGEST_REST = 15
+# Where nothing that was drafted is fed, some times in a row, nobody is thought of for 1, 2, 3, ... steps.
+PATIENCE, LONGEST_REST = 2, 15
 
 
 @dataclass(slots=True)
@@ -29,14 +29,16 @@ class Row:
     rest: int = 0
 
     def rests(self) -> bool:
-        """Whether nobody need be thought of in this step: nobody paid lately, and who is not asked does not change."""
+        """Whether nobody need be thought of in this step: what was drafted lately was not worth feeding."""
         self.rest -= 1
         return self.rest >= 0
 
-    def tire(self, nobody: bool) -> None:
-        """Nobody paid, or somebody did."""
-        self.tired = min(2 * self.tired + 1, LONGEST_REST) if nobody else 0
-        self.rest = self.tired
+    def tire(self) -> bool:
+        """Something was fed in this step, or nothing; which of these."""
+        fed = bool(self.draft.tokens)
+        self.tired = 0 if fed else self.tired + 1
+        self.rest = min(max(self.tired - PATIENCE, 0), LONGEST_REST)
+        return fed
 
 
 Pair = tuple[SeqView, Row]
@@ -50,6 +52,8 @@ class Member:
         self.remembers = getattr(proposer, "library", None) is not None
         self.top_ids = self.shown_top_ids = proposer.needs.top_ids
         self._branching = branching
+        self.grows = branching and isinstance(proposer, Grows)  # else its drafts have to be cut to chains
+        self.levels = proposer.needs.levels
 
     def able(self, seq: SeqView) -> int:
         """Its bit where it can be of use to a sequence."""
@@ -84,6 +88,19 @@ class Member:
             return drafts if self._branching else [trunk(draft) for draft in drafts]
         self._drop(pairs, "it returned something else than one draft a sequence")
         return ()
+
+    def grown(self, pair: Pair, least: float, costs: Any) -> bool:
+        """What it drafts, as arrays, over what is there; whether that worked."""
+        seq, row = pair
+        try:
+            tokens, parents, scores = self.proposer.grow(seq, least)  # type: ignore[attr-defined]
+            row.claims.lay(self.index, tokens, parents, scores, costs)
+        except BetokenError:
+            raise
+        except Exception as failure:
+            self._drop([pair], failure)
+            return False
+        return True
 
     def lay(self, pair: Pair, draft: Draft, costs: Any) -> bool:
         """Its draft over what is there; whether that worked."""
