@@ -25,8 +25,10 @@ class Records:
     after: Floats = field(default_factory=lambda: np.zeros((mixing.BEFORE, MOST, mixing.DEPTHS, 2)))
     answers: Floats = field(default_factory=lambda: pays.no_answers(MOST))
     sums: Floats = field(default_factory=lambda: np.zeros(2))
+    brought: Floats = field(default_factory=lambda: np.full(MOST, pays.HOPE))
 
     def forget(self) -> None:
+        self.brought[:] = pays.HOPE
         self.mixer[:] = mixing.untaught()
         for other in (self.meant, self.after, self.answers, self.sums):
             other[:] = 0.0
@@ -37,11 +39,12 @@ class Claims:
 
     asked: bits, by member; turns: `[MOST, 2]` who was asked, in that order, and in which situation
     added: what the tree adds, in tokens (`mixing.worth`); worth: what the last answer was worth of it
+    gains: `[MOST]` what each member's last answer was worth; brought: what answers brought here, of all of them lately
     hoped: what was expected of whom `whom` named last; step: of the request; whoever asks counts
     """
 
     __slots__ = (
-        "_before", "_floats", "_ints", "_most", "_order", "_picked", "_records", "_values", "added", "answers", "asked", "hoped", "own", "size", "step", "sums",
+        "_before", "_floats", "_ints", "_most", "_order", "_picked", "_records", "_values", "added", "answers", "asked", "brought", "gains", "hoped", "own", "size", "step", "sums",
         "turns", "where", "worth",
     )  # fmt: skip
 
@@ -49,6 +52,7 @@ class Claims:
         self._records, self._most = records, most
         self.own = np.zeros((MOST, OWN_DEPTHS + 1, 2))
         self.answers, self.sums = pays.no_answers(MOST), np.zeros(2)
+        self.gains, self.brought = np.zeros(MOST), records.brought.copy()
         self.turns = np.zeros((MOST, 2), np.int64)
         self._ints: Ints = np.empty((room + 1, 6), np.int64)
         self._floats: Floats = np.empty((room + 1, mixing.COLUMNS))
@@ -97,6 +101,7 @@ class Claims:
         turn = self.asked.bit_count()
         self.turns[turn, 0], self.turns[turn, 1] = member, self.where
         self.size, self.added, self.worth = size, added, worth
+        self.gains[member] = worth
         self.asked |= 1 << member
         self.where = pays.situation(added)
         return float(added)
@@ -123,20 +128,17 @@ class Claims:
         fed:  how many nodes of `best` were; what became of them counts for those who were asked
         came: `[MOST]`, to which is added how many accepted nodes were each member's, alone or first
         """
-        if not self.size:
+        if not self.asked:
             return 0
-        tokens, known = np.array(emitted, np.int64), self._records
-        tree = self._ints, self._floats
-        if fed:
-            came = np.zeros(MOST) if came is None else came
-            turns = self.turns, self.asked.bit_count()
-            answers = known.answers, self.answers, known.sums, self.sums
-            mixing.credit(*tree, self._order, min(fed, self.size), tokens, *turns, *answers, came)
+        known = self._records
         return int(
-            mixing.learn(
-                *tree, self.size, self.asked, known.meant, known.mixer, known.after, self._before, self.own, tokens
+            mixing.settle(
+                self._ints, self._floats, self.size, self._order, min(fed, self.size), np.array(emitted, np.int64),
+                self.turns, self.asked, self.gains, known.answers, self.answers, known.sums, self.sums,
+                known.brought, self.brought, np.zeros(MOST) if came is None else came,
+                known.meant, known.mixer, known.after, self._before, self.own,
             )
-        )
+        )  # fmt: skip
 
     def chance(self, member: int, score: float, depth: int) -> float:
         """What a member's score has meant where nobody else claimed the same."""

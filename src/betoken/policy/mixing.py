@@ -316,6 +316,44 @@ def credit(ints, floats, order, fed, emitted, turns, count, shared, own, shared_
 
 
 @compiled
+def settle(
+    ints,
+    floats,
+    size,
+    order,
+    fed,
+    emitted,
+    turns,
+    asked,
+    gains,
+    answers,
+    mine,
+    sums,
+    own_sums,
+    brought,
+    own_brought,
+    came,
+    meant,
+    mixer,
+    after,
+    before,
+    own,
+):
+    """The step is over: `credit` for what was fed, what each of the asked members brought, and `learn`. Returns how deep the tree was
+    right. gains: `[MOST]` what each one's answer seemed to be worth"""
+    hits, count = np.zeros(MOST), 0
+    for member in range(MOST):
+        count += asked >> member & 1
+    if fed > 0:
+        credit(ints, floats, order, fed, emitted, turns, count, answers, mine, sums, own_sums, hits)
+    for member in range(MOST):
+        if asked >> member & 1:
+            came[member] += hits[member]
+            pays.bring(brought, own_brought, member, hits[member], gains[member])
+    return learn(ints, floats, size, asked, meant, mixer, after, before, own, emitted) if size > 0 else 0
+
+
+@compiled
 def take(
     ints,
     floats,

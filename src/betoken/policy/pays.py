@@ -43,6 +43,8 @@ DOUBT, DOUBT_FADE, LEAST_DOUBTED = 3.0, 0.99, 0.4
 SPREAD = 24
 # A dearer member has to be worth so much more than a cheaper one to be asked before it.
 CLEARLY = 0.15
+# How quickly what answers bring fades, an answer.
+BROUGHT_FADE = 0.95
 # How much of what a member is worth it counts for that it learns from the pass: whoever reads what the target holds likely does.
 LESSONS = 0.15
 
@@ -136,6 +138,14 @@ def delivered(record, hoped, came):
     """Of the nodes of an answer that were fed, so many were expected on the accepted path, and so many were."""
     record[EXPECTED] = record[EXPECTED] * TRUST_FADE + hoped
     record[CAME] = record[CAME] * TRUST_FADE + came
+
+
+@compiled
+def bring(shared, own, member, hits, seemed):
+    """What an answer brought: half of it is what it seemed to be worth, for that is soon known, and half what came, for that is true."""
+    brought = 0.5 * (hits + seemed)
+    shared[member] += (1 - BROUGHT_FADE) * (brought - shared[member])
+    own[member] += (1 - BROUGHT_FADE) * (brought - own[member])
 
 
 @compiled

@@ -41,9 +41,9 @@ LESSON = 0.03
 TAX, MOST_TAX = 0.4, 0.05
 # Every so many steps it is asked whether somebody should be asked for the sake of it.
 RESTING = 4
-# Who takes no more of a plain pass than this, and has brought as much as that takes, is asked by every row at every step: what it
-# would bring shows only by asking, and some learn only then.
-CHEAP, BROUGHT_FADE = 0.1, 0.95
+# Who takes no more of a plain pass than this, and has brought a row as much as that takes, is asked by it at every step: what it would
+# bring shows only by asking, and some learn only then. A new row has the benefit of the doubt.
+CHEAP, BENEFIT = 0.1, 1.5
 # Where less than this share of steps fed anything, lately, of all rows, a new one starts as tired as after so many steps.
 FED_FADE, SELDOM_FED, TIRED = 0.98, 0.05, 8
 # After so many steps the curve is known well enough to be corrected by every third pass: that takes time, too.
@@ -124,9 +124,8 @@ class Auto(BaseProposer):
         self._prices, self._rated = pays.no_prices(count), np.zeros((2, count))
         self._levels, self._overhead, self._extra = pays.lately(), pays.lately(), 0.0
         self._pace, self._fed = Pace(), 1.0
-        self._seemed = [0.0] * count
-        self._brought = [pays.HOPE] * count  # accepted tokens of each member's own, an answer, lately
-        self._allowance, self._most_allowed = 0.0, 1.0
+        self._due = np.zeros(MOST)  # what an answer of each member has to bring, in tokens
+        self._allowance, self._most_allowed = 0.0, 0.0
         self._asked_at, self._turn = [0] * count, 0
         self._step = Step(asked=[0] * count)
         self.ledger = Ledger([member.name for member in self._members])
@@ -142,10 +141,9 @@ class Auto(BaseProposer):
         temperature = seq.sampler.params.temperature
         records = self._records[sum(temperature > edge for edge in HEATS)]
         able = sum(member.able(seq) for member in self._members)
-        tired = 0 if self._fed > SELDOM_FED else TIRED
-        row = self._rows[seq.seq_id] = Row(
-            Claims(records, self._nodes * max(len(self._members), 1), self._nodes), able, tired=tired
-        )
+        claims = Claims(records, self._nodes * max(len(self._members), 1), self._nodes)
+        np.maximum(claims.brought, BENEFIT * self._due, out=claims.brought)
+        row = self._rows[seq.seq_id] = Row(claims, able, tired=0 if self._fed > SELDOM_FED else TIRED)
         for member in self._members:
             if member.remembers:
                 self._begin(member, [(seq, row)])
@@ -219,8 +217,13 @@ class Auto(BaseProposer):
         took, most = 0.0, CHEAP * self._step.plain / self._step.rows
         for member in self._members:
             price = self._price(member.index)
-            if not member.levels and price <= most and self._brought[member.index] >= rate * price:
-                asking = [pair for pair in pairs if pair[1].able & member.bit and pair[0].room >= 1]
+            due = self._due[member.index] = rate * price
+            if not member.levels and price <= most:
+                asking = [
+                    pair
+                    for pair in pairs
+                    if pair[1].able & member.bit and pair[0].room >= 1 and pair[1].claims.brought[member.index] >= due
+                ]
                 if asking:
                     for _, row in asking:
                         row.claims.hoped = math.nan  # it was not chosen for its worth
@@ -249,12 +252,12 @@ class Auto(BaseProposer):
         if self._turn % RESTING:
             return {}
         self._rated *= pays.DOUBT_FADE**RESTING
-        self._most_allowed = 2 * float(self._prices[: pays.USUAL, :, pays.MIDDLE].sum(axis=0).max(initial=0.0))
         seq, row = pairs[self._turn // RESTING % len(pairs)]
         able = [member.index for member in self._members if row.able & member.bit and seq.room >= 1]
         index = min(able, key=self._asked_at.__getitem__, default=-1)
         if index < 0 or self._turn - self._asked_at[index] < RESTING:
             return {}
+        self._most_allowed = 2 * float(self._prices[: pays.USUAL, :, pays.MIDDLE].sum(axis=0).max())
         seconds, following, beginning = self._prices[: pays.USUAL, index, pays.MIDDLE].tolist()
         cost = seconds + following + (0.0 if row.begun >> index & 1 else beginning)
         if self._allowance < cost:
@@ -283,7 +286,6 @@ class Auto(BaseProposer):
     def _account(self, index: int, account: Account, claims: Claims) -> None:
         account.asked += 1
         account.worth += claims.worth
-        self._seemed[index] = claims.worth
         pays.note(self._prices[pays.USUAL, index], claims.worth)
         if claims.hoped == claims.hoped:
             self._rated[:, index] += claims.hoped, claims.worth
@@ -346,7 +348,7 @@ class Auto(BaseProposer):
             row.right = row.claims.learn(verdict.tokens, fed, came) if row.claims.asked else None
             row.claims.step += 1
         width = max(ctx.width, 1 + max([len(draft) for draft in ctx.drafts]))
-        if self.ledger.steps < NEW or self._turn % SELDOM == 0 or width == 1:
+        if self._turn < NEW or self._turn % SELDOM == 0 or width == 1:
             self._curve.learn(step.rows, width, step.context, ctx.seconds)
         following = sum(
             [self._follow(member, pairs, ctx, pace) for member in self._members if step.asked[member.index]]
@@ -362,10 +364,7 @@ class Auto(BaseProposer):
         step, overhead = self._step, float(self._overhead[pays.MIDDLE])
         for member, asked in zip(self._members, step.asked, strict=True):
             if asked:
-                hits = int(came[member.index])
-                self.ledger.accounts[member.name].accepted += hits
-                brought = 0.5 * (hits / asked + self._seemed[member.index])
-                self._brought[member.index] += (1 - BROUGHT_FADE) * (brought - self._brought[member.index])
+                self.ledger.accounts[member.name].accepted += int(came[member.index])
         predicted = pace * (step.seconds + overhead)
         pays.note(self._overhead, (step.spent - step.asking * pace) / pace)
         self.ledger.note(
