@@ -608,14 +608,17 @@ def test_a_situation_is_what_is_there_already() -> None:
     assert places == sorted({*places}) and situation(0.0) > standing(None)
 
 
-def test_a_price_is_a_median_and_needs_a_few_answers() -> None:
+def test_a_price_is_a_mean_that_one_odd_moment_hardly_moves_and_needs_a_few_answers() -> None:
     prices, lately = pays.no_prices(1), pays.lately()
     for seconds in (1.0, 1e9, 1.0):
         assert not pays.known(prices, 0)
         pays.note(prices[pays.ASKING, 0], seconds)
     pays.note(prices[pays.FOLLOWING, 0], 0.5)
     pays.note(prices[pays.BEGINNING, 0], pays.SPREAD)
-    assert pays.known(prices, 0) and pays.price(prices, 0, True) == 1.5 and pays.price(prices, 0, False) == 2.5
+    asking = (1.0 + 1.0 + pays.ODD) / 3
+    assert pays.known(prices, 0)
+    assert pays.price(prices, 0, True) == pytest.approx(asking + 0.5)
+    assert pays.price(prices, 0, False) == pytest.approx(asking + 1.5)
     for value in (*[1.0] * 20, *[7.0] * 15):
         pays.note(lately, value)
     assert lately[pays.MIDDLE] == 7.0 == lately[pays.MEAN], "what was long ago has no say"
@@ -844,8 +847,8 @@ def test_who_only_repeats_another_is_not_asked_where_that_costs() -> None:
     assert asked[0] < 0.15 and asked[1] > 0.5, asked
 
 
-def test_a_draft_model_of_random_weights_is_asked_ever_less() -> None:
-    """A fifth of a pass a level; it agrees by chance only."""
+def test_a_draft_model_of_random_weights_is_hardly_asked() -> None:
+    """A fifth of a pass a level; it agrees by chance only. Not much more than a level in ten steps, from the second request on."""
     world = World(flat)
     stranger = Reading(world, 0.2, markov(VOCAB, seed=77, sharpness=6.0))
     auto = world.auto({"draft": DraftModel(stranger, k=16, worth=0.0)})
@@ -854,7 +857,7 @@ def test_a_draft_model_of_random_weights_is_asked_ever_less() -> None:
         before = stranger.forwards
         world.run(auto, 300)
         levels.append(stranger.forwards - before)
-    assert levels[0] > levels[1] and levels[-1] < 0.1 * 300
+    assert levels[0] < 0.5 * 300 and max(levels[1:]) < 0.12 * 300 and levels[-1] < 0.1 * 300, levels
 
 
 def test_a_draft_model_that_is_often_right_is_stopped_level_by_level() -> None:

@@ -28,9 +28,10 @@ FADE, OWN_FADE = 0.97, 0.9
 OTHERS, FORGET = 2.0, 0.985
 # So many tokens that were expected and did not come, or did, halve the doubt in a member's answers; in one request, and of all. They fade.
 TRUST, OWN_TRUST, TRUST_FADE, MOST_TRUST = 1.5, 2.0, 0.95, 1.2
-# A number lately: how many values there are, their median (what one odd moment does not move), their mean (which sees what is rare);
-# then the values.
-NUMBER, MIDDLE, MEAN, VALUES = range(4)
+# A number lately: how many values there are, their median (what one odd moment does not move), their mean (which sees what is rare), the
+# mean where none is more than so many medians (which sees both); then the values.
+NUMBER, MIDDLE, MEAN, FAIR, VALUES = range(5)
+ODD = 3.0
 LATELY = 15
 FEWEST = 3  # answers before a price is believed: the first one may have had to load something
 # Prices of each member, lately: seconds of asking a row, of observing what came of it, of reading a sequence before the first draft;
@@ -55,7 +56,7 @@ def no_answers(members: int) -> Floats:
 
 
 def no_prices(members: int) -> Floats:
-    """`[4, members, 3 + LATELY]`."""
+    """`[4, members, 4 + LATELY]`."""
     return np.zeros((4, members, VALUES + LATELY))
 
 
@@ -79,7 +80,10 @@ def note(values, value):
             ranked[at] = ranked[at - 1]
             at -= 1
         ranked[at] = one
-    values[MIDDLE], values[MEAN] = ranked[count // 2], total / count
+    middle, fair = ranked[count // 2], 0.0
+    for i in range(count):
+        fair += min(ranked[i], ODD * middle)
+    values[MIDDLE], values[MEAN], values[FAIR] = middle, total / count, fair / count
 
 
 def standing(right: int | None) -> int:
@@ -99,7 +103,7 @@ def situation(added):
 @compiled
 def price(prices, member, begun):
     """Seconds a row, at the machine's usual pace."""
-    seconds = prices[ASKING, member, MIDDLE] + prices[FOLLOWING, member, MIDDLE]
+    seconds = prices[ASKING, member, FAIR] + prices[FOLLOWING, member, FAIR]
     return seconds if begun else seconds + prices[BEGINNING, member, MIDDLE] / SPREAD
 
 

@@ -65,6 +65,7 @@ class Step:
     context: int = 0
     nodes: int = 0
     most: int = 0  # nodes there were, of the row that had most
+    forgotten: bool = False  # a plain pass, to see what it takes
     expected: float = 0.0
     plain: float = 0.0  # a pass without drafts, predicted, at the usual pace
     asking: float = 0.0  # measured, at the usual pace
@@ -167,7 +168,8 @@ class Auto(BaseProposer):
         step, plain = self._step, float(seconds[0])
         step.rows, step.context, step.plain, step.asked = rows, context, plain, [0] * len(self._members)
         pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
-        if self._curve.forgotten(rows):
+        step.forgotten = self._curve.forgotten(rows)
+        if step.forgotten:
             return self._nobody(pairs, start)
         tried = self._explored(pairs)
         awake = [pair for pair in pairs if not pair[1].rests() or pair[0].seq_id in tried]
@@ -348,7 +350,7 @@ class Auto(BaseProposer):
             row.right = row.claims.learn(verdict.tokens, fed, came) if row.claims.asked else None
             row.claims.step += 1
         width = max(ctx.width, 1 + max([len(draft) for draft in ctx.drafts]))
-        if self._turn < NEW or self._turn % SELDOM == 0 or width == 1:
+        if self._turn < NEW or self._turn % SELDOM == 0 or step.forgotten:
             self._curve.learn(step.rows, width, step.context, ctx.seconds)
         following = sum(
             [self._follow(member, pairs, ctx, pace) for member in self._members if step.asked[member.index]]
