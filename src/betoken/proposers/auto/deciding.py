@@ -1,7 +1,9 @@
 """How `auto` decides.
 
-The member whose answer is expected to be worth most beyond its price is asked, then the next, each only where what it adds to the
-tree so far pays for its time (`policy.pays`); a draft model is stopped level by level by the same rule. Their trees are laid over each
+Members that take next to none of a pass are asked at every step, as long as what they bring a row pays for that; a row that nothing
+could be fed for rests a while. Of the others the one whose answer is expected to be worth most beyond its price is asked, then the
+next, each only where what it adds to the tree so far pays for its time (`policy.pays`); a draft model is stopped level by level by
+the same rule. Their trees are laid over each
 other (`policy.claims`), and as many of the likeliest nodes are fed as bring in more than the time they add (`policy.cost`) is worth at
 the tokens per second that are being made. A batch has one budget, for it is as wide as its widest row.
 
@@ -46,6 +48,8 @@ RESTING = 4
 CHEAP, BENEFIT = 0.1, 1.5
 # Where less than this share of steps fed anything, lately, of all rows, a new one starts as tired as after so many steps.
 FED_FADE, SELDOM_FED, TIRED = 0.98, 0.05, 8
+# Where asking and deciding take less of a plain pass than this nobody need rest.
+NOTHING = 0.02
 # After so many steps the curve is known well enough to be corrected by every third pass: that takes time, too.
 NEW, SELDOM = 100, 3
 # What a node costs is taken from how much longer passes get up to so many nodes.
@@ -182,8 +186,9 @@ class Auto(BaseProposer):
             row.claims.clear(pays.standing(row.right))
         step.asking = self._ask_all(awake, tried, rate, costs)
         drafts = self._choose(pairs, seconds, rate)
+        takes = (step.asking + float(self._overhead[pays.MIDDLE])) / plain
         for _, row in awake:
-            self._fed += (1 - FED_FADE) * (row.tire() - self._fed)
+            self._fed += (1 - FED_FADE) * (row.tire(takes > NOTHING) - self._fed)
         step.spent = self._clock() - start
         return drafts
 

@@ -33,11 +33,11 @@ class Row:
         self.rest -= 1
         return self.rest >= 0
 
-    def tire(self) -> bool:
-        """Something was fed in this step, or nothing; which of these."""
+    def tire(self, costly: bool) -> bool:
+        """Something was fed in this step, or nothing; which of these. A row rests where thinking costs something."""
         fed = bool(self.draft.tokens)
         self.tired = 0 if fed else self.tired + 1
-        self.rest = min(max(self.tired - PATIENCE, 0), LONGEST_REST)
+        self.rest = min(max(self.tired - PATIENCE, 0), LONGEST_REST) if costly else 0
         return fed
 
 
