@@ -1,5 +1,5 @@
-"""One sequence's tree of claims, filled anew at every step: drafters' answers laid over each other (`mixing`), what each was worth, and
-whom to ask next (`pays`).
+"""One sequence's tree of claims, filled anew at every step: drafters' answers laid over each other (`mixing`), what each was worth, whom
+to ask next (`pays`), and what became of it (`settling`).
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from betoken.draft import EMPTY, Draft
-from betoken.policy import mixing, pays
+from betoken.policy import mixing, pays, settling
 from betoken.policy.mixing import CONSTELLATIONS, MOST, NONE, OTHERS, OWN_DEPTHS, Floats, Ints
 
 UNKNOWN_SCORE = (math.nan,)
@@ -132,7 +132,7 @@ class Claims:
             return 0
         known = self._records
         return int(
-            mixing.settle(
+            settling.settle(
                 self._ints, self._floats, self.size, self._order, min(fed, self.size), np.array(emitted, np.int64),
                 self.turns, self.asked, self.gains, known.answers, self.answers, known.sums, self.sums,
                 known.brought, self.brought, np.zeros(MOST) if came is None else came,

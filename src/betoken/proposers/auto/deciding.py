@@ -13,7 +13,6 @@ Decisions follow the clock; the text cannot, since the walk keeps only what the 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,10 @@ from betoken.policy.cost import Curve, Measured
 from betoken.policy.ledger import Account, Ledger, Note
 from betoken.policy.mixing import MOST
 from betoken.proposers.auto import NAME, NODES
+from betoken.proposers.auto.experts import OFTEN, Experts
 from betoken.proposers.auto.levels import Levels
-from betoken.proposers.auto.members import LOG, Member, Pair, Row
+from betoken.proposers.auto.members import Member, Pair, Row
+from betoken.proposers.auto.step import Step, begins
 from betoken.proposers.base import BaseProposer, Needs, ObserveContext, ProposeContext, Proposer, SeqView
 
 MOST_NODES = 512
@@ -57,25 +58,6 @@ WIDE = 32
 # Nodes less likely than this share of what a node must be worth need not be drafted: calibration may still raise them.
 SLACK = 0.3
 HEATS = (0.0, 0.6)
-# Experts are to blame where drafts were cut so often and a pass over so many nodes more takes so many times as long.
-OFTEN, FEW, RISES = 64, 8, 1.4
-
-
-@dataclass(slots=True)
-class Step:
-    """What the last step decided, until it is observed."""
-
-    rows: int = 0
-    context: int = 0
-    nodes: int = 0
-    most: int = 0  # nodes there were, of the row that had most
-    forgotten: bool = False  # a plain pass, to see what it takes
-    expected: float = 0.0
-    plain: float = 0.0  # a pass without drafts, predicted, at the usual pace
-    asking: float = 0.0  # measured, at the usual pace
-    seconds: float = 0.0  # predicted, at the usual pace: the pass, and asking
-    spent: float = 0.0  # measured: asking and deciding
-    asked: list[int] = field(default_factory=list)  # rows that asked each member
 
 
 class Auto(BaseProposer):
@@ -112,7 +94,7 @@ class Auto(BaseProposer):
             Member(index, name, member, branching=branching) for index, (name, member) in enumerate(members.items())
         ]
         self._curve: Curve = Measured() if curve is None else curve
-        self._experts, self._blamed = experts, False
+        self._experts = Experts(experts)
         self._names = [*members]
         self._nodes, self._explore, self._clock = nodes, float(explore), Steady(clock)
         self.needs = Needs(max((member.top_ids for member in self._members), default=0))
@@ -211,7 +193,7 @@ class Auto(BaseProposer):
             chosen: dict[int, list[Pair]] = {}
             for pair in waiting:
                 seq, row = pair
-                index = self._tried(tried, seq, row) if seq.seq_id in tried else self._next(seq, row, rate)
+                index = self._tried(tried, seq, row, rate) if seq.seq_id in tried else self._next(seq, row, rate)
                 if index >= 0:
                     chosen.setdefault(index, []).append(pair)
             waiting = []
@@ -247,11 +229,12 @@ class Auto(BaseProposer):
         able = row.able if seq.room >= 1 else 0
         return row.claims.whom(self._prices, self._rated, self._extra, able, row.begun, self._readers, rate)
 
-    @staticmethod
-    def _tried(tried: dict[int, int], seq: SeqView, row: Row) -> int:
-        row.claims.hoped = math.nan
+    def _tried(self, tried: dict[int, int], seq: SeqView, row: Row, rate: float) -> int:
         index = tried.pop(seq.seq_id)
-        return -1 if row.claims.asked >> index & 1 else index
+        if row.claims.asked >> index & 1:
+            return self._next(seq, row, rate)
+        row.claims.hoped = math.nan
+        return index
 
     def _explored(self, pairs: Sequence[Pair]) -> dict[int, int]:
         """Who is asked first by whom, to see what comes of it: the one asked least recently, where time has been put by for it."""
@@ -324,7 +307,7 @@ class Auto(BaseProposer):
             step.nodes = min(int(mixing.widest(gained, seconds, *args)), step.most)
         step.expected = step.rows + float(gained[step.nodes])
         step.seconds = float(seconds[step.nodes]) + step.asking
-        held_back = "experts" if step.nodes < step.most and self._experts and self._rises(seconds) else ""
+        held_back = "experts" if step.nodes < step.most and self._experts.hold_back(seconds) else ""
         drafts = [
             row.claims.best(min(step.nodes, seq.max_nodes or step.nodes), self._names, held_back) for seq, row in pairs
         ]
@@ -351,7 +334,7 @@ class Auto(BaseProposer):
         for (_, row), draft, verdict in zip(pairs, ctx.drafts, ctx.verdicts, strict=True):
             emitted += len(verdict.tokens)
             # Where nodes amid it were not fed the rest has other numbers.
-            fed = len(draft) if draft is row.draft or _begins(row.draft, draft) else 0
+            fed = len(draft) if draft is row.draft or begins(row.draft, draft) else 0
             row.right = row.claims.learn(verdict.tokens, fed, came) if row.claims.asked else None
             row.claims.step += 1
         width = max(ctx.width, 1 + max([len(draft) for draft in ctx.drafts]))
@@ -380,24 +363,8 @@ class Auto(BaseProposer):
                 predicted, measured + step.spent, step.plain * pace,
             )
         )  # fmt: skip
-        if self._experts and not self._blamed and self.ledger.held_back == OFTEN:
-            self._blame_experts()
-
-    def _rises(self, seconds: Any) -> bool:
-        """Every new token of a pass may wake experts that no other one needs: a mixture's passes get longer where a dense model's do not."""
-        return float(seconds[min(FEW, self._nodes)]) > RISES * float(seconds[0])
-
-    def _blame_experts(self) -> None:
-        seconds = self._curve.seconds(self._step.rows, self._step.context, self._nodes)
-        if self._rises(seconds):
-            self._blamed = True
-            few = min(FEW, self._nodes)
-            LOG.info(
-                "drafts are kept short: a pass over %d tokens more takes %.1f times as long, for this model has experts, and other "
-                "tokens need other ones",
-                few,
-                seconds[few] / seconds[0],
-            )
+        if self.ledger.held_back == OFTEN:
+            self._experts.blame(self._curve.seconds(step.rows, step.context, self._nodes))
 
     def _follow(self, member: Member, pairs: Sequence[Pair], ctx: ObserveContext, pace: float) -> float:
         """Show a member what came of it, for the rows it was asked for; returns the seconds, at the usual pace."""
@@ -424,8 +391,3 @@ class Auto(BaseProposer):
         for member in self._members:
             if row is not None and row.begun & member.bit:
                 member.end(seq_id)
-
-
-def _begins(whole: Draft, fed: Draft) -> bool:
-    """Whether what was fed is the first nodes of a draft."""
-    return fed.tokens == whole.tokens[: len(fed)] and fed.parents == whole.parents[: len(fed)]
