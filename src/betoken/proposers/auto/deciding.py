@@ -44,7 +44,7 @@ LESSON = 0.03
 TAX, MOST_TAX = 0.4, 0.05
 # Every so many steps it is asked whether somebody should be asked for the sake of it.
 RESTING = 4
-# Who takes no more of a plain pass than this, and has brought a row as much as that takes, is asked by it at every step: what it would
+# Who takes, for a row, no more of a plain pass than this, and has brought a row as much as that takes, is asked by it at every step: what it would
 # bring shows only by asking, and some learn only then. A new row has the benefit of the doubt.
 CHEAP, BENEFIT = 0.1, 1.5
 # Where less than this share of steps fed anything, lately, of all rows, a new one starts as tired as after so many steps.
@@ -203,7 +203,7 @@ class Auto(BaseProposer):
         return took
 
     def _ask_cheap(self, pairs: list[Pair], rate: float, costs: Any) -> float:
-        took, most = 0.0, CHEAP * self._step.plain / self._step.rows
+        took, most = 0.0, CHEAP * self._step.plain
         for member in self._members:
             price = self._price(member.index)
             due = self._due[member.index] = rate * price
