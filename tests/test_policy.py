@@ -833,6 +833,34 @@ def test_a_member_that_pays_is_asked_at_every_step() -> None:
     assert len(good.asked) > 0.9 * run.steps and run.seconds < 0.5 * 600
 
 
+def test_who_is_cheap_is_asked_at_every_step_while_it_brings_something() -> None:
+    """Two of another opinion, for a twentieth of a pass each: neither is left out because the other was asked; one that is always wrong
+    is asked less. (It still seems to be worth something: half of what counts is what was expected.)"""
+    world = World(flat)
+    first, second, useless = (Guess(world, share, price=0.05, seed=seed) for seed, share in enumerate((0.5, 0.5, 0.0)))
+    auto = world.auto({"first": first, "second": second, "useless": useless})
+    world.run(auto, 600)
+    for guess in (first, second, useless):
+        guess.asked.clear()
+    run = world.run(auto, 600)
+    assert min(len(first.asked), len(second.asked)) > 0.8 * run.steps, (len(first.asked), len(second.asked), run.steps)
+    assert len(useless.asked) < 0.85 * min(len(first.asked), len(second.asked))
+
+
+@pytest.mark.parametrize(("price", "least", "most"), [(0.05, 0.0, 0.35), (0.0, 0.9, 1.0)])
+def test_where_nothing_is_worth_feeding_who_costs_something_is_hardly_asked(
+    price: float, least: float, most: float
+) -> None:
+    """Every node takes a pass, so that none is worth feeding. Who costs nothing is asked all the same."""
+    world = World(full)
+    guess = Guess(world, 0.5, price=price)
+    auto = world.auto({"guess": guess})
+    world.run(auto, 300)
+    guess.asked.clear()
+    run = world.run(auto, 600)
+    assert least <= len(guess.asked) / run.steps <= most
+
+
 def test_who_only_repeats_another_is_not_asked_where_that_costs() -> None:
     """Two that draft the same: what the second adds to the tree is nothing. Another opinion is worth its price."""
     asked = {}
