@@ -51,6 +51,7 @@ LARGEST = 7.0  # log-odds
 # that were fed, and of those that came, sums are kept, of all requests and of each; they fade, and so many tokens are assumed.
 SUM_FADE, OWN_SUM_FADE, SUMMED, OWN_SUMMED = 0.98, 0.9, 10.0, 10.0
 
+# Of the nodes that are fed, more than these teach a member that learns from them nothing more.
 TEACHING = 24
 
 Ints = npt.NDArray[np.int64]
@@ -272,7 +273,7 @@ def widest(gained, seconds, rows, asking, usual, prospect, lesson):
 
     `gained` comes on top of a token a row, in `seconds` of the pass and what has been spent on `asking` already. Time is worth what it
     usually brings, `usual` tokens a second, and what this step could bring at best; `prospect` is the latter's share.
-    lesson: what is learnt from a node that is fed, in tokens; more nodes than TEACHING teach nothing more
+    lesson: what is learnt from a node that is fed, in tokens
     """
     most = 0.0
     for nodes in range(len(gained)):

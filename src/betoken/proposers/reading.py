@@ -3,14 +3,10 @@
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from betoken.draft import EMPTY, Draft
 from betoken.errors import ParameterError
 from betoken.proposers.base import BaseProposer, Grown, ObserveContext, ProposeContext, SeqView, as_draft
-
-if TYPE_CHECKING:
-    pass
 
 MOST_NODES, MOST_TOKENS = 4096, 2**30
 

@@ -75,8 +75,6 @@ class Recycling(BaseProposer):
         return memory
 
     def propose(self, ctx: ProposeContext) -> list[Draft]:
-        for seq in ctx.seqs:
-            self._read_on(seq)
         return [as_draft(self.grow(seq, ctx.least)) for seq in ctx.seqs]
 
     def _read_on(self, seq: SeqView) -> None:

@@ -44,8 +44,8 @@ LESSON = 0.03
 TAX, MOST_TAX = 0.4, 0.05
 # Every so many steps it is asked whether somebody should be asked for the sake of it.
 RESTING = 4
-# Who takes, for a row, no more of a plain pass than this, and has brought a row as much as that takes, is asked by it at every step: what it would
-# bring shows only by asking, and some learn only then. A new row has the benefit of the doubt.
+# Who takes, for a row, no more of a plain pass than this, and has brought a row as much as that takes, is asked by it at every step:
+# what it would bring shows only by asking, and some learn only then. A new row has the benefit of the doubt.
 CHEAP, BENEFIT = 0.1, 1.5
 # Where less than this share of steps fed anything, lately, of all rows, a new one starts as tired as after so many steps.
 FED_FADE, SELDOM_FED, TIRED = 0.98, 0.05, 8
@@ -220,7 +220,8 @@ class Auto(BaseProposer):
         return took
 
     def _price(self, index: int) -> float:
-        """Seconds of asking and observing, a row; 0 where nobody knows."""
+        """Seconds of asking and observing, a row; 0 where nobody knows. A median: the first answer of a request, before which its prompt
+        is read, says nothing about the next one."""
         prices = self._prices
         return float(prices[pays.ASKING, index, pays.MIDDLE] + prices[pays.FOLLOWING, index, pays.MIDDLE])
 
