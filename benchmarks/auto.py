@@ -65,9 +65,9 @@ def predicted(bench: Bench) -> Found:
     return Found([Figure("median error of predicted tokens/s", median(errors), ERROR, most=True, more=more)], data)
 
 
-def environment(bench: Bench) -> dict[str, Any]:
+def environment(bench: Bench, device: str = "cpu") -> dict[str, Any]:
     return {
-        "machine": _machine("cpu"),
+        "machine": _machine(device),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "betoken": betoken.__version__,
@@ -97,7 +97,7 @@ def chosen(args: argparse.Namespace) -> dict[str, Callable[[Bench], Found]]:
     names = args.only or list(PARTS)
     parts = {name: PARTS[name] for name in names if name != REPLAY}
     if REPLAY in names:
-        parts[REPLAY] = lambda bench: replaying.run(bench, args.traces, args.limit)
+        parts[REPLAY] = lambda bench: replaying.run(bench, args.traces, args.limit, args.curves)
     return parts
 
 
@@ -136,6 +136,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a smoke test: 2 rounds, 1 prompt a group, 24 tokens")
     parser.add_argument("--traces", type=Path, help="a folder of traces, for replay")
     parser.add_argument("--limit", type=int, help="at most so many conversations of each trace, for replay")
+    parser.add_argument("--curves", type=Path, help="what benchmarks/shapes.py wrote: replay under its curves")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     if REPLAY in (args.only or ()) and args.traces is None:

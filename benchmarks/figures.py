@@ -60,7 +60,7 @@ def interval(ratios: Sequence[float], seed: int = 0) -> tuple[float, float]:
 
 
 def held(
-    what: str, ratios: Sequence[float], bound: float, *, most: bool = False, strict: bool = False, **more: Any
+    what: str, ratios: Sequence[float], bound: float | None, *, most: bool = False, strict: bool = False, **more: Any
 ) -> Figure:
     """The median of paired ratios against a bound."""
     low, high = interval(ratios)

@@ -9,6 +9,8 @@ from architectures import CONFIGS, tiny
 from test_hf_identity import decode, methods
 
 from betoken import LLM, SamplingParams, demo
+from betoken.draft import chain
+from betoken.targets.base import Feed
 from betoken.targets.hf import HFTarget
 
 pytestmark = [
@@ -29,6 +31,16 @@ def test_any_draft_any_temperature_equals_plain(name: str) -> None:
         plain = decode(target, None, params)
         for label, proposer in methods(target, draft, plain).items():
             assert decode(target, proposer, params) == plain, (label, temperature)
+
+
+def test_no_attention_kernel_is_built_for_a_shape() -> None:
+    """cuDNN's attention would be: tens of milliseconds, at every step."""
+    target = HFTarget(copy.deepcopy(tiny("llama", torch.bfloat16)).to("cuda"))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        target.score([Feed(1, (5, 6, 7), chain([8, 9]))])
+    names = {event.key for event in profile.key_averages()}
+    assert any("attention" in name for name in names)
+    assert not [name for name in names if "cudnn" in name]
 
 
 def test_the_embedded_pair_says_there_what_it_says_plainly() -> None:

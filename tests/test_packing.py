@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from betoken.targets.attention import NAME, _attend, group_heads
+from betoken.targets.attention import NAME, _attend, group_heads, without_plans
 from betoken.targets.base import Feed
 from betoken.targets.hf import HFTarget
 from betoken.targets.lookup import flatten_lookup
@@ -153,3 +153,19 @@ def test_other_attentions_are_left_alone() -> None:
 def test_few_products_is_a_power_of_two() -> None:
     """The tests above need a layer on each side of it."""
     assert 64 * 600 < FEW_PRODUCTS < 600 * 700
+
+
+def test_cudnn_attention_is_off_while_anybody_is_inside() -> None:
+    """The switch is the whole process's: the first one in turns it, the last one out turns it back."""
+    first, second = without_plans(torch.device("cuda")), without_plans(torch.device("cuda:0"))
+    for before in (True, False):
+        torch.backends.cuda.enable_cudnn_sdp(before)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        second.__exit__(None, None, None)
+        assert torch.backends.cuda.cudnn_sdp_enabled() == before
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    with without_plans(torch.device("cpu")):
+        assert torch.backends.cuda.cudnn_sdp_enabled()

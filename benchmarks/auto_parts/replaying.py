@@ -5,6 +5,7 @@ No clock: members cost nothing, and a forward pass what a table says. A unit is 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,20 +74,30 @@ class Ran:
         return float(np.average([width - 1 for width in self.widths], weights=[*self.widths.values()]))
 
 
-def run(bench: Bench, traces: Path, limit: int | None) -> Found:
-    found = Found()
+def curves_of(path: Path | None) -> dict[str, dict[int, float]]:
+    """The tables of costs; with a file of `shapes.py`, its instead."""
+    if path is None:
+        return CURVES
+    shapes = json.loads(path.read_text(encoding="utf-8"))["shapes"]
+    return {shape["shape"]: {int(width): seconds for width, seconds in shape["replay"].items()} for shape in shapes}
+
+
+def run(bench: Bench, traces: Path, limit: int | None, curves: Path | None = None) -> Found:
+    found, tables = Found(), curves_of(curves)
     files = sorted(path for path in traces.iterdir() if path.name.endswith((".jsonl", ".jsonl.gz")))
     for path in files:
         trace = read_any(path, None)
         trace = Trace(trace.header, trace.conversations[:limit])
         for warm in (False, True):
-            for figure, data in _trace(bench, path.name.split(".jsonl")[0], trace, warm):
+            for figure, data in _trace(bench, path.name.split(".jsonl")[0], trace, warm, tables):
                 found.figures.append(figure)
                 found.data.append(data)
     return found
 
 
-def _trace(bench: Bench, name: str, trace: Trace, warm: bool) -> list[tuple[Figure, dict[str, Any]]]:
+def _trace(
+    bench: Bench, name: str, trace: Trace, warm: bool, tables: Mapping[str, Mapping[int, float]]
+) -> list[tuple[Figure, dict[str, Any]]]:
     """All curves. What a fixed method says does not depend on them."""
     what = f"{name}, {'warm' if warm else 'cold'}"
     names = QUICK if bench.settings.quick else FIXED
@@ -95,7 +106,7 @@ def _trace(bench: Bench, name: str, trace: Trace, warm: bool) -> list[tuple[Figu
         for method in track(names, what, console=bench.console, transient=True)
     }
     found = []
-    for label, curve in CURVES.items():
+    for label, curve in tables.items():
         rates = {PLAIN: 1.0, **{method: ran.rate(curve) for method, ran in fixed.items()}}
         auto = replayed(trace, lambda curve=curve: _auto(trace, curve), warm)  # type: ignore[misc]
         best = max(rates, key=rates.__getitem__)

@@ -78,7 +78,7 @@ def _all(bench: Bench) -> Iterator[tuple[str, Any, Outcome]]:
         yield _one(bench, "every row costs a forward pass", slowed, prompts, text, None)
     finally:
         slowed.close()
-    scripts = _recorded(bench, prompts)
+    scripts = recorded(bench, prompts)
     for label, make in (("tiny Mixtral", _mixtral), ("tiny Qwen3-MoE", _qwen)):
         target = HFTarget(_random(make(bench)), own=True)
         try:
@@ -103,7 +103,7 @@ def _one(
     return label, points, contest.run(bench.settings.rounds)
 
 
-def _recorded(bench: Bench, prompts: Sequence[Ids]) -> dict[Ids, Ids]:
+def recorded(bench: Bench, prompts: Sequence[Ids]) -> dict[Ids, Ids]:
     """What the embedded target says: random weights say nothing that could be drafted."""
     results = (bench.llm.generate(prompt, bench.settings.params(), method=PLAIN) for prompt in prompts)
     return {prompt: result.token_ids for prompt, result in zip(prompts, results, strict=True)}

@@ -1,11 +1,16 @@
-"""Attention over shared key/value heads without copying them.
+"""Attention over shared key/value heads without copying them, and on CUDA without kernels that are built anew for each shape.
 
 As soon as there are several queries and a mask, `transformers` repeats keys and values for every query head. A CPU needs
 no copies: few queries are folded, so that all heads of a group are queries of one key/value head; many go to torch's own
 grouped kernel, which is slow for few (10 times at one query of Llama-3-8B's shape in bfloat16; see docs/speed.md).
+
+Where there is a mask, torch prefers cuDNN's attention on recent GPUs, which makes a plan for each new shape. Each of our passes is
+longer than the last one, and trees change their width: on an H200 a step of new shapes took 45 ms, of known ones 14.
 """
 
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -32,6 +37,34 @@ def group_heads(model: Any) -> Callable[[], None]:
         config._attn_implementation = "sdpa"
 
     return undo
+
+
+class _WithoutPlans(AbstractContextManager[None]):
+    """torch's switch for cuDNN's attention, off while anybody is inside: it is one for the whole process."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, True
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+                torch.backends.cuda.enable_cudnn_sdp(False)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                torch.backends.cuda.enable_cudnn_sdp(self._before)
+
+
+_without_plans = _WithoutPlans()
+
+
+def without_plans(device: torch.device) -> AbstractContextManager[None]:
+    """Inside, attention on this device takes no kernel that has to be built for a new shape."""
+    return _without_plans if device.type == "cuda" else nullcontext()
 
 
 def _attend(

@@ -19,7 +19,7 @@ from transformers import Cache
 from betoken.draft import Draft
 from betoken.errors import NoRoomError
 from betoken.kv import SavedRow, SlotCache
-from betoken.targets.attention import group_heads
+from betoken.targets.attention import group_heads, without_plans
 from betoken.targets.base import Feed, TargetInfo
 from betoken.targets.capability import MaskPlan, describe, mask_plan, probe, refuse_unsupported
 from betoken.targets.layout import Layout, RowState, lay_out
@@ -69,7 +69,7 @@ class HFTarget:
         self._plan: MaskPlan = mask_plan(model)
         self._width = 8 if reproducible else 1
         self.ways = {"pack": pack is not False, "reproducible": reproducible}  # of those that take other times
-        self._device = model.device
+        self._device, self._attending = model.device, without_plans(model.device)
         lowest = torch.finfo(model.dtype).min
         self._open, self._shut = torch.tensor([0.0, lowest], dtype=model.dtype, device=model.device)
         self._cache = SlotCache(self._plan.num_layers, device=self._device, in_use=self._in_use)
@@ -253,14 +253,15 @@ class HFTarget:
         if roots:
             last = roots == [layout.tokens_BQ.shape[1] - 1]
             keep = {"logits_to_keep": 1 if last else torch.tensor(roots, device=self._device)}
-        output = self.model(
-            input_ids=torch.from_numpy(layout.tokens_BQ).to(self._device),
-            attention_mask=self._masks(layout),
-            position_ids=torch.from_numpy(layout.positions_BQ).to(self._device),
-            past_key_values=self._adapter,
-            use_cache=True,
-            **keep,
-        )
+        with self._attending:
+            output = self.model(
+                input_ids=torch.from_numpy(layout.tokens_BQ).to(self._device),
+                attention_mask=self._masks(layout),
+                position_ids=torch.from_numpy(layout.positions_BQ).to(self._device),
+                past_key_values=self._adapter,
+                use_cache=True,
+                **keep,
+            )
         logits: Tensor = output.logits
         return logits
 
