@@ -158,6 +158,14 @@ def texts(steps: Steps) -> Generator[str]:
 
 def drain(room: Room, answers: Sequence[Answer], *, progress: bool) -> None:
     """Step until all answers are complete."""
+    room.engine.draining = True
+    try:
+        _drain(room, answers, progress=progress)
+    finally:
+        room.engine.draining = False
+
+
+def _drain(room: Room, answers: Sequence[Answer], *, progress: bool) -> None:
     if not progress:
         while any(answer.finished is None for answer in answers):
             room.step()

@@ -68,6 +68,7 @@ class Engine(Prefill):
         self._max_nodes = max_nodes
         self._residual = acceptance == "residual"
         self._ids = itertools.count()
+        self.draining = False  # whether nobody else comes before all who are here have ended: drafting may know it
         self._due = False  # whether whoever decodes is next
 
     def add(self, request: Request) -> int:
@@ -232,7 +233,10 @@ class Engine(Prefill):
         self._nodes = 0
         if self.proposer is None or not shown:
             return [EMPTY] * len(self._live)
-        drafts = self.proposer.propose(ProposeContext([seq.view() for seq in shown], self._residual, len(self._live)))
+        last = self.draining and not self._waiting and not self._reading
+        drafts = self.proposer.propose(
+            ProposeContext([seq.view() for seq in shown], self._residual, len(self._live), last=last)
+        )
         if not self.target.info.can_branch:
             drafts = [trunk(draft) for draft in drafts]
         if self._residual:

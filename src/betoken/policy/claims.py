@@ -106,10 +106,11 @@ class Claims:
         self.where = pays.situation(added)
         return float(added)
 
-    def gain(self, gained: Floats, most: int) -> None:
-        """Add to `gained`, `[1 + N]`, how many tokens the likeliest 0, 1, ... nodes, at most `most`, are expected to bring."""
+    def gain(self, gained: Floats, most: int, value: float = 1.0) -> None:
+        """Add to `gained`, `[1 + N]`, how many tokens the likeliest 0, 1, ... nodes, at most `most`, are expected to bring, worth
+        `value` each."""
         if self.size:
-            mixing.gain(self._floats, self.size, self._order, self._records.sums, self.sums, gained, most)
+            mixing.gain(self._floats, self.size, self._order, self._records.sums, self.sums, gained, most, value)
 
     def best(self, nodes: int, names: Sequence[str] | None = None, held_back: str = "") -> Draft:
         """The likeliest nodes, likeliest first, each by the name of whoever was asked first of those who claim it. After `add`."""

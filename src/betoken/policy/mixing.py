@@ -255,16 +255,16 @@ def chance(meant, mixer, after, own, member, score, depth):
 
 
 @compiled
-def gain(floats, size, order, shared_sums, own_sums, gained, most):
-    """Add to `gained`, `[1 + N]`, how many tokens the likeliest k nodes are expected to bring; more than `most`, or than there are,
-    bring no more."""
+def gain(floats, size, order, shared_sums, own_sums, gained, most, value):
+    """Add to `gained`, `[1 + N]`, how many tokens, worth `value` each, the likeliest k nodes are expected to bring; more than `most`, or
+    than there are, bring no more."""
     total = 0.0
     kept = (shared_sums[1] + SUMMED) / (shared_sums[0] + SUMMED)
     kept = (own_sums[1] + OWN_SUMMED * kept) / (own_sums[0] + OWN_SUMMED)
     for k in range(1, len(gained)):
         if k <= min(size, most):
             total += floats[order[k - 1], REACH] * kept
-        gained[k] += total
+        gained[k] += value * total
 
 
 @compiled

@@ -70,5 +70,6 @@ def settle(
     for member in range(MOST):
         if asked >> member & 1:
             came[member] += hits[member]
-            pays.bring(brought, own_brought, member, hits[member], gains[member])
+            # Of a row of a batch what seems to be worth something may not be worth it for all.
+            pays.bring(brought, own_brought, member, hits[member], gains[member] if fed > 0 else 0.0)
     return learn(ints, floats, size, asked, meant, mixer, after, before, own, emitted) if size > 0 else 0

@@ -57,6 +57,7 @@ class ProposeContext:
     stochastic: bool = False  # residual mode: drafts must carry `probs`, or be deterministic
     rows: int = 0  # how many rows the pass will have, those nobody drafts for included
     least: float = 0.0  # a node whose path is less probable is of no use
+    last: bool = False  # nobody comes after these, and all that counts is when the last of them ends
     pays: "Levels | None" = None  # says, level by level, who is to draft on; None: nobody asks
 
 

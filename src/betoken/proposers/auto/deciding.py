@@ -25,14 +25,14 @@ from betoken.policy.clock import Pace, Steady
 from betoken.policy.cost import Curve, Measured
 from betoken.policy.ledger import Account, Ledger, Note
 from betoken.policy.mixing import MOST
-from betoken.proposers.auto import NAME, NODES
+from betoken.proposers.auto import NAME, NODES, options
 from betoken.proposers.auto.experts import OFTEN, Experts
 from betoken.proposers.auto.levels import Levels
 from betoken.proposers.auto.members import Member, Pair, Row
 from betoken.proposers.auto.step import Step, begins
+from betoken.proposers.auto.together import Together
 from betoken.proposers.base import BaseProposer, Needs, ObserveContext, ProposeContext, Proposer, SeqView
 
-MOST_NODES = 512
 # Of the time that passes, this share may go to asking drafters that do not seem to pay.
 EXPLORE = 0.005
 # What time is worth: by the rate of tokens lately, and by what this step could bring; the latter's share.
@@ -84,12 +84,7 @@ class Auto(BaseProposer):
         experts: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        if isinstance(nodes, bool) or not isinstance(nodes, int) or not 1 <= nodes <= MOST_NODES:
-            raise ParameterError("nodes", nodes, f"a whole number from 1 to {MOST_NODES}")
-        if isinstance(explore, bool) or not isinstance(explore, int | float) or not 0 <= explore <= 1:
-            raise ParameterError("explore", explore, "a number from 0 to 1")
-        if len(members) > MOST:
-            raise ParameterError("of", "+".join(members), f"at most {MOST} methods")
+        options.check(members, nodes, explore)
         self._members = [
             Member(index, name, member, branching=branching) for index, (name, member) in enumerate(members.items())
         ]
@@ -103,14 +98,15 @@ class Auto(BaseProposer):
         self._readers = sum(member.bit for member in self._members if member.top_ids)
         self._records = [Records() for _ in range(len(HEATS) + 1)]
         self._rows: dict[int, Row] = {}
-        self._gained, self._came = np.zeros(nodes + 1), np.zeros(MOST)
+        self._gained, self._brings, self._came = np.zeros(nodes + 1), np.zeros(nodes + 1), np.zeros(MOST)
         self._learnt_nothing()
 
     def _learnt_nothing(self) -> None:
         count = len(self._members)
         self._prices, self._rated = pays.no_prices(count), np.zeros((2, count))
         self._levels, self._overhead, self._extra = pays.lately(), pays.lately(), 0.0
-        self._pace, self._fed = Pace(), 1.0
+        self._pace, self._fed, self._together = Pace(), 1.0, Together()
+        self._settled = 0  # bits: who is asked, in this step, only where it brought enough
         self._due = np.zeros(MOST)  # what an answer of each member has to bring, in tokens
         self._allowance, self._most_allowed = 0.0, 0.0
         self._asked_at, self._turn = [0] * count, 0
@@ -130,7 +126,8 @@ class Auto(BaseProposer):
         able = sum(member.able(seq) for member in self._members)
         claims = Claims(records, self._nodes * max(len(self._members), 1), self._nodes)
         np.maximum(claims.brought, BENEFIT * self._due, out=claims.brought)
-        row = self._rows[seq.seq_id] = Row(claims, able, tired=0 if self._fed > SELDOM_FED else TIRED)
+        row = Row(claims, able, tired=0 if self._fed > SELDOM_FED else TIRED, pace=self._together.pace)
+        self._rows[seq.seq_id] = row
         for member in self._members:
             if member.remembers:
                 self._begin(member, [(seq, row)])
@@ -166,6 +163,7 @@ class Auto(BaseProposer):
         self._extra = min(TAX * float(self._overhead[pays.MIDDLE]), MOST_TAX * plain)
         for _, row in pairs:
             row.claims.clear(pays.standing(row.right))
+        self._together.value(pairs, step, self._curve, last=ctx.last)
         step.asking = self._ask_all(awake, tried, rate, costs)
         drafts = self._choose(pairs, seconds, rate)
         takes = (step.asking + float(self._overhead[pays.MIDDLE])) / plain
@@ -203,21 +201,31 @@ class Auto(BaseProposer):
         return took
 
     def _ask_cheap(self, pairs: list[Pair], rate: float, costs: Any) -> float:
+        """Of a batch the rows whom a cheap member brought too little do not ask it for its worth either: that takes it that all rows
+        make use of a wide pass."""
         took, most = 0.0, CHEAP * self._step.plain
+        self._settled = 0
         for member in self._members:
             price = self._price(member.index)
-            due = self._due[member.index] = rate * price
+            self._due[member.index] = rate * price
             if not member.levels and price <= most:
-                asking = [
-                    pair
-                    for pair in pairs
-                    if pair[1].able & member.bit and pair[0].room >= 1 and pair[1].claims.brought[member.index] >= due
-                ]
-                if asking:
-                    for _, row in asking:
-                        row.claims.hoped = math.nan  # it was not chosen for its worth
-                    took += self._ask(member, asking, rate, costs)
+                took += self._ask_due(member, pairs, rate, costs)
+                if price > 0 and self._step.rows > 1:
+                    self._settled |= member.bit
         return took
+
+    def _ask_due(self, member: Member, pairs: list[Pair], rate: float, costs: Any) -> float:
+        index, due = member.index, self._due[member.index]
+        asking = [
+            pair
+            for pair in pairs
+            if pair[1].able & member.bit and pair[0].room >= 1 and pair[1].value * pair[1].claims.brought[index] >= due
+        ]
+        if not asking:
+            return 0.0
+        for _, row in asking:
+            row.claims.hoped = math.nan  # it was not chosen for its worth
+        return self._ask(member, asking, rate, costs)
 
     def _price(self, index: int) -> float:
         """Seconds of asking and observing, a row; 0 where nobody knows. A median: the first answer of a request, before which its prompt
@@ -227,8 +235,8 @@ class Auto(BaseProposer):
 
     def _next(self, seq: SeqView, row: Row, rate: float) -> int:
         """Whom a row should ask now; -1: nobody."""
-        able = row.able if seq.room >= 1 else 0
-        return row.claims.whom(self._prices, self._rated, self._extra, able, row.begun, self._readers, rate)
+        able = row.able & ~self._settled if seq.room >= 1 else 0
+        return row.claims.whom(self._prices, self._rated, self._extra, able, row.begun, self._readers, rate / row.value)
 
     def _tried(self, tried: dict[int, int], seq: SeqView, row: Row, rate: float) -> int:
         index = tried.pop(seq.seq_id)
@@ -297,15 +305,18 @@ class Auto(BaseProposer):
 
     def _choose(self, pairs: Sequence[Pair], seconds: Any, rate: float) -> list[Draft]:
         """As wide as pays for the whole batch; each row's likeliest nodes up to there, for padding costs as much."""
-        step, gained = self._step, self._gained
-        gained[:] = 0.0
+        step, gained, brings = self._step, self._gained, self._brings
+        gained[:] = brings[:] = 0.0
         for seq, row in pairs:
-            row.claims.gain(gained, self._nodes if seq.max_nodes is None else seq.max_nodes)
+            most = self._nodes if seq.max_nodes is None else seq.max_nodes
+            row.claims.gain(gained, most)
+            row.claims.gain(brings, most, row.value)
         step.most = min(max([row.claims.size for _, row in pairs]), self._nodes)
         step.nodes = 0
         if step.most:
-            args = step.rows, step.asking, rate, PROSPECT, self._lesson()
-            step.nodes = min(int(mixing.widest(gained, seconds, *args)), step.most)
+            plain = float(step.rows - len(pairs)) + sum([row.value for _, row in pairs])
+            args = plain, step.asking, rate, PROSPECT, self._lesson()
+            step.nodes = min(int(mixing.widest(brings, seconds, *args)), step.most)
         step.expected = step.rows + float(gained[step.nodes])
         step.seconds = float(seconds[step.nodes]) + step.asking
         held_back = "experts" if step.nodes < step.most and self._experts.hold_back(seconds) else ""
@@ -344,6 +355,7 @@ class Auto(BaseProposer):
         following = sum(
             [self._follow(member, pairs, ctx, pace) for member in self._members if step.asked[member.index]]
         )
+        self._together.learn(pairs, [len(verdict.tokens) for verdict in ctx.verdicts])
         whole = step.seconds + following
         self._pace.learn(emitted / max(len(ctx.seqs), 1), whole / step.plain if step.plain > 0 else 1.0)
         self._allowance = min(self._allowance + self._explore * whole, self._most_allowed)

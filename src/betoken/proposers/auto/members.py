@@ -18,7 +18,7 @@ PATIENCE, LONGEST_REST = 2, 15
 @dataclass(slots=True)
 class Row:
     """What is known of one sequence. able, begun: bits, who may be asked, and who has read it; draft: what was to be fed; right: how deep
-    the last step's tree was right, None where nobody was asked then."""
+    the last step's tree was right, None where nobody was asked then; pace: tokens a step, lately; value: of a token, beside others'."""
 
     claims: Claims
     able: int
@@ -27,6 +27,8 @@ class Row:
     right: int | None = None
     tired: int = 0
     rest: int = 0
+    pace: float = 1.0
+    value: float = 1.0
 
     def rests(self) -> bool:
         """Whether nobody need be thought of in this step: what was drafted lately was not worth feeding."""
