@@ -12,7 +12,9 @@ from tiny_models import byte_tokenizer, near_copy, save_pair, tiny_llama
 from transformers import PreTrainedTokenizerFast, T5Config
 
 from betoken import LLM, ModelNotFoundError, ParameterError, PromptError, SamplingParams, UnsupportedModelError
+from betoken.draft import Draft
 from betoken.errors import BetokenError
+from betoken.proposers.base import ProposeContext
 
 SHORT = SamplingParams(max_tokens=24, ignore_eos=True)
 PROMPT = "the cat and the hat and the "
@@ -71,6 +73,29 @@ def test_more_prompts_than_rows() -> None:
     with LLM((tiny_llama(), byte_tokenizer()), method="naive", max_rows=2) as narrow:
         results = narrow.generate([f"{i} the" for i in range(5)], SHORT)
         assert [len(result.token_ids) for result in results] == [24] * 5
+
+
+def test_only_a_list_of_prompts_is_drained(llm: LLM) -> None:
+    """Drafting may know that nobody else comes; after a call, and in a stream, somebody may."""
+    seen: dict[str, list[bool]] = {"list": [], "stream": []}
+    room = llm._room("ngram", None)
+    proposer, now = room.engine.proposer, "list"
+    assert proposer is not None
+    propose = proposer.propose
+
+    def watched(ctx: ProposeContext) -> list[Draft]:
+        seen[now].append(ctx.last)
+        return propose(ctx)
+
+    proposer.propose = watched  # type: ignore[method-assign]
+    try:
+        llm.generate(["the cat", "a hat"], SHORT, method="ngram")
+        now = "stream"
+        list(llm.stream("the cat", SHORT, method="ngram"))
+    finally:
+        del proposer.propose
+    assert seen["list"].count(True) > 10, "but not while somebody waits, or is read"
+    assert seen["stream"] and not any(seen["stream"]) and not room.engine.draining
 
 
 def test_params_per_prompt(llm: LLM) -> None:

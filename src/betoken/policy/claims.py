@@ -14,6 +14,7 @@ from betoken.policy import mixing, pays, settling
 from betoken.policy.mixing import CONSTELLATIONS, MOST, NONE, OTHERS, OWN_DEPTHS, Floats, Ints
 
 UNKNOWN_SCORE = (math.nan,)
+SEEMS = 0.5
 
 
 @dataclass(slots=True)
@@ -123,10 +124,11 @@ class Claims:
         sources = None if names is None else tuple([names[member] for member in members])
         return Draft.trusted(tuple(tokens), tuple(parents), values, sources=sources, held_back=held_back)
 
-    def learn(self, emitted: Any, fed: int = 0, came: Floats | None = None) -> int:
+    def learn(self, emitted: Any, fed: int = 0, came: Floats | None = None, seems: float = SEEMS) -> int:
         """What the target said; returns how deep the tree was right.
 
         fed:  how many nodes of `best` were; what became of them counts for those who were asked
+        seems: how much of what an answer brought is what it seemed to be worth
         came: `[MOST]`, to which is added how many accepted nodes were each member's, alone or first
         """
         if not self.asked:
@@ -137,7 +139,7 @@ class Claims:
                 self._ints, self._floats, self.size, self._order, min(fed, self.size), np.array(emitted, np.int64),
                 self.turns, self.asked, self.gains, known.answers, self.answers, known.sums, self.sums,
                 known.brought, self.brought, np.zeros(MOST) if came is None else came,
-                known.meant, known.mixer, known.after, self._before, self.own,
+                known.meant, known.mixer, known.after, self._before, self.own, seems,
             )
         )  # fmt: skip
 

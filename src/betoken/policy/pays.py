@@ -145,9 +145,9 @@ def delivered(record, hoped, came):
 
 
 @compiled
-def bring(shared, own, member, hits, seemed):
-    """What an answer brought: half of it is what it seemed to be worth, for that is soon known, and half what came, for that is true."""
-    brought = 0.5 * (hits + seemed)
+def bring(shared, own, member, hits, seemed, seems):
+    """What an answer brought: in part, `seems`, what it seemed to be worth, for that is soon known; the rest what came, for that is true."""
+    brought = seems * seemed + (1 - seems) * hits
     shared[member] += (1 - BROUGHT_FADE) * (brought - shared[member])
     own[member] += (1 - BROUGHT_FADE) * (brought - own[member])
 

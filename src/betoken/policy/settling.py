@@ -59,9 +59,10 @@ def settle(
     after,
     before,
     own,
+    seems,
 ):
     """The step is over: `credit` for what was fed, what each of the asked members brought, and `learn`. Returns how deep the tree was
-    right. gains: `[MOST]` what each one's answer seemed to be worth"""
+    right. gains: `[MOST]` what each one's answer seemed to be worth, which counts for the share `seems` of what it brought"""
     hits, count = np.zeros(MOST), 0
     for member in range(MOST):
         count += asked >> member & 1
@@ -70,6 +71,5 @@ def settle(
     for member in range(MOST):
         if asked >> member & 1:
             came[member] += hits[member]
-            # Of a row of a batch what seems to be worth something may not be worth it for all.
-            pays.bring(brought, own_brought, member, hits[member], gains[member] if fed > 0 else 0.0)
+            pays.bring(brought, own_brought, member, hits[member], gains[member], seems)
     return learn(ints, floats, size, asked, meant, mixer, after, before, own, emitted) if size > 0 else 0

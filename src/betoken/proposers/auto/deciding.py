@@ -20,13 +20,14 @@ import numpy as np
 from betoken.draft import EMPTY, Draft
 from betoken.errors import ParameterError
 from betoken.policy import mixing, pays
-from betoken.policy.claims import Claims, Records
+from betoken.policy.claims import SEEMS, Claims, Records
 from betoken.policy.clock import Pace, Steady
 from betoken.policy.cost import Curve, Measured
 from betoken.policy.ledger import Account, Ledger, Note
 from betoken.policy.mixing import MOST
 from betoken.proposers.auto import NAME, NODES, options
 from betoken.proposers.auto.experts import OFTEN, Experts
+from betoken.proposers.auto.exploring import RESTING, Exploring
 from betoken.proposers.auto.levels import Levels
 from betoken.proposers.auto.members import Member, Pair, Row
 from betoken.proposers.auto.step import Step, begins
@@ -42,11 +43,12 @@ LESSON = 0.03
 # Deciding and observing take longer the more members were asked: what each is charged of what they take a step, and of a plain pass at
 # most, for clocks go wrong.
 TAX, MOST_TAX = 0.4, 0.05
-# Every so many steps it is asked whether somebody should be asked for the sake of it.
-RESTING = 4
 # Who takes, for a row, no more of a plain pass than this, and has brought a row as much as that takes, is asked by it at every step:
 # what it would bring shows only by asking, and some learn only then. A new row has the benefit of the doubt.
 CHEAP, BENEFIT = 0.1, 1.5
+# In a batch it has to have brought more, for rows have to be gathered and told, and facts alone count: what seems worth feeding to one row
+# may not be worth it for all.
+MORE, FACTS = 1.25, 0.0
 # Where less than this share of steps fed anything, lately, of all rows, a new one starts as tired as after so many steps.
 FED_FADE, SELDOM_FED, TIRED = 0.98, 0.05, 8
 # Where asking and deciding take less of a plain pass than this nobody need rest.
@@ -108,8 +110,7 @@ class Auto(BaseProposer):
         self._pace, self._fed, self._together = Pace(), 1.0, Together()
         self._settled = 0  # bits: who is asked, in this step, only where it brought enough
         self._due = np.zeros(MOST)  # what an answer of each member has to bring, in tokens
-        self._allowance, self._most_allowed = 0.0, 0.0
-        self._asked_at, self._turn = [0] * count, 0
+        self._exploring = Exploring(count, self._explore)
         self._step = Step(asked=[0] * count)
         self.ledger = Ledger([member.name for member in self._members])
 
@@ -154,7 +155,10 @@ class Auto(BaseProposer):
         step.forgotten = self._curve.forgotten(rows)
         if step.forgotten:
             return self._nobody(pairs, start)
-        tried = self._explored(pairs)
+        tried: dict[int, int] = {}
+        if self._exploring.due():
+            self._rated *= pays.DOUBT_FADE**RESTING
+            tried = self._exploring.whom(pairs, self._members, self._prices)
         awake = [pair for pair in pairs if not pair[1].rests() or pair[0].seq_id in tried]
         if not awake:
             return self._nobody(pairs, start)
@@ -203,14 +207,14 @@ class Auto(BaseProposer):
     def _ask_cheap(self, pairs: list[Pair], rate: float, costs: Any) -> float:
         """Of a batch the rows whom a cheap member brought too little do not ask it for its worth either: that takes it that all rows
         make use of a wide pass."""
-        took, most = 0.0, CHEAP * self._step.plain
+        took, most, together = 0.0, CHEAP * self._step.plain, self._step.rows > 1
         self._settled = 0
         for member in self._members:
             price = self._price(member.index)
-            self._due[member.index] = rate * price
+            self._due[member.index] = rate * price * (MORE if together else 1.0)
             if not member.levels and price <= most:
                 took += self._ask_due(member, pairs, rate, costs)
-                if price > 0 and self._step.rows > 1:
+                if price > 0 and together:
                     self._settled |= member.bit
         return took
 
@@ -245,25 +249,6 @@ class Auto(BaseProposer):
         row.claims.hoped = math.nan
         return index
 
-    def _explored(self, pairs: Sequence[Pair]) -> dict[int, int]:
-        """Who is asked first by whom, to see what comes of it: the one asked least recently, where time has been put by for it."""
-        self._turn += 1
-        if self._turn % RESTING:
-            return {}
-        self._rated *= pays.DOUBT_FADE**RESTING
-        seq, row = pairs[self._turn // RESTING % len(pairs)]
-        able = [member.index for member in self._members if row.able & member.bit and seq.room >= 1]
-        index = min(able, key=self._asked_at.__getitem__, default=-1)
-        if index < 0 or self._turn - self._asked_at[index] < RESTING:
-            return {}
-        self._most_allowed = 2 * float(self._prices[: pays.USUAL, :, pays.MIDDLE].sum(axis=0).max())
-        seconds, following, beginning = self._prices[: pays.USUAL, index, pays.MIDDLE].tolist()
-        cost = seconds + following + (0.0 if row.begun >> index & 1 else beginning)
-        if self._allowance < cost:
-            return {}
-        self._allowance -= cost
-        return {seq.seq_id: index}
-
     def _ask(self, member: Member, pairs: Sequence[Pair], rate: float, costs: Any) -> float:
         """Ask one member for some rows; returns the seconds that took, at the usual pace."""
         begun, pace = self._clock(), self._curve.pace
@@ -273,7 +258,7 @@ class Auto(BaseProposer):
             pairs = [pair for pair in pairs if pair[1].able & member.bit]
             start = self._clock()
         account = self.ledger.accounts[member.name]
-        self._asked_at[index] = self._turn
+        self._exploring.asked(index)
         for pair in self._laid(member, pairs, rate, costs, pace):
             self._account(index, account, pair[1].claims)
         now = self._clock()
@@ -341,16 +326,17 @@ class Auto(BaseProposer):
         start = self._clock()
         step, pace = self._step, self._curve.pace
         pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
-        emitted, came = 0, self._came
+        emitted, came, seems = 0, self._came, SEEMS if step.rows == 1 else FACTS
         came[:] = 0.0
         for (_, row), draft, verdict in zip(pairs, ctx.drafts, ctx.verdicts, strict=True):
             emitted += len(verdict.tokens)
             # Where nodes amid it were not fed the rest has other numbers.
             fed = len(draft) if draft is row.draft or begins(row.draft, draft) else 0
-            row.right = row.claims.learn(verdict.tokens, fed, came) if row.claims.asked else None
+            row.right = row.claims.learn(verdict.tokens, fed, came, seems) if row.claims.asked else None
             row.claims.step += 1
         width = max(ctx.width, 1 + max([len(draft) for draft in ctx.drafts]))
-        if self._turn < NEW or self._turn % SELDOM == 0 or step.forgotten:
+        turn = self._exploring.turn
+        if turn < NEW or turn % SELDOM == 0 or step.forgotten:
             self._curve.learn(step.rows, width, step.context, ctx.seconds)
         following = sum(
             [self._follow(member, pairs, ctx, pace) for member in self._members if step.asked[member.index]]
@@ -358,7 +344,7 @@ class Auto(BaseProposer):
         self._together.learn(pairs, [len(verdict.tokens) for verdict in ctx.verdicts])
         whole = step.seconds + following
         self._pace.learn(emitted / max(len(ctx.seqs), 1), whole / step.plain if step.plain > 0 else 1.0)
-        self._allowance = min(self._allowance + self._explore * whole, self._most_allowed)
+        self._exploring.earn(whole)
         step.spent += self._clock() - start
         self._keep_books(emitted + step.rows - len(ctx.seqs), came, ctx.seconds, pace)
 

@@ -1,0 +1,46 @@
+"""Asking for the sake of it: who does not seem to pay is asked now and then, so that a text that changes is noticed."""
+
+from collections.abc import Sequence
+
+from betoken.policy import pays
+from betoken.policy.cost import Floats
+from betoken.proposers.auto.members import Member, Pair
+
+# Every so many steps it is asked whether somebody should be asked.
+RESTING = 4
+
+
+class Exploring:
+    """share: of the time that passes, so much is put by for it; steps are counted by `turn`."""
+
+    def __init__(self, members: int, share: float) -> None:
+        self._share, self.turn = share, 0
+        self.allowance, self._most = 0.0, 0.0
+        self._asked_at = [0] * members
+
+    def due(self) -> bool:
+        """A step begins; whether it is time to ask."""
+        self.turn += 1
+        return self.turn % RESTING == 0
+
+    def asked(self, index: int) -> None:
+        self._asked_at[index] = self.turn
+
+    def earn(self, seconds: float) -> None:
+        """No more is put by than what the dearest members take."""
+        self.allowance = min(self.allowance + self._share * seconds, self._most)
+
+    def whom(self, pairs: Sequence[Pair], members: Sequence[Member], prices: Floats) -> dict[int, int]:
+        """Who is asked first by whom, to see what comes of it: the one asked least recently, where enough has been put by."""
+        seq, row = pairs[self.turn // RESTING % len(pairs)]
+        able = [member.index for member in members if row.able & member.bit and seq.room >= 1]
+        index = min(able, key=self._asked_at.__getitem__, default=-1)
+        if index < 0 or self.turn - self._asked_at[index] < RESTING:
+            return {}
+        self._most = 2 * float(prices[: pays.USUAL, :, pays.MIDDLE].sum(axis=0).max())
+        seconds, following, beginning = prices[: pays.USUAL, index, pays.MIDDLE].tolist()
+        cost = seconds + following + (0.0 if row.begun >> index & 1 else beginning)
+        if self.allowance < cost:
+            return {}
+        self.allowance -= cost
+        return {seq.seq_id: index}
