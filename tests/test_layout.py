@@ -11,12 +11,15 @@ from betoken.targets.layout import RowState, lay_out
 rows = st.tuples(st.integers(0, 9), st.integers(1, 3), trees())
 
 
-@given(st.lists(rows, min_size=1, max_size=3), st.integers(1, 6))
-@example([(4, 1, EMPTY), (2, 2, Draft((1, 2, 3), (-1, -1, 1)))], 1)
-def test_every_query_sees_its_past_and_nothing_else(batch: list[tuple[int, int, Draft]], window: int) -> None:
+@given(st.lists(rows, min_size=1, max_size=3), st.integers(1, 6), st.sampled_from((1, 8)))
+@example([(4, 1, EMPTY), (2, 2, Draft((1, 2, 3), (-1, -1, 1)))], 1, 1)
+def test_every_query_sees_its_past_and_nothing_else(
+    batch: list[tuple[int, int, Draft]], window: int, align: int
+) -> None:
     """A node saw its sibling; or a sliding window counted slots where siblings share a position."""
     feeds = [Feed(b, (7,) * catch_up, draft) for b, (_, catch_up, draft) in enumerate(batch)]
-    layout = lay_out([RowState(length) for length, _, _ in batch], feeds)
+    layout = lay_out([RowState(length) for length, _, _ in batch], feeds, align=align)
+    assert layout.allowed_BQS.shape[2] % align == 0
     windowed = layout.windowed(window)
     for b, (length, catch_up, draft) in enumerate(batch):
         base = length + catch_up

@@ -36,6 +36,8 @@ CPU_TOKENS, GPU_TOKENS = 16, 256
 # Bytes of weights up to which passes are padded to few sizes; the largest of these that are made ready, and those with all logits.
 PADDED, LARGEST, ALL_LOGITS = 128 << 20, 512, 128
 WARMING = -1
+# CUDA's attention copies a mask in every layer whose rows are no multiple of so many.
+ALIGNED = 8
 # All logits of so many queries are made as fast as some of them.
 FEW = 8
 
@@ -77,6 +79,7 @@ class HFTarget:
         self._order: list[int] = []
         self._rows: dict[int, RowState] = {}
         self._pads = False
+        self._align = ALIGNED if model.device.type == "cuda" else 1
         self.info: TargetInfo = describe(model, max_context)
         self.info = probe(self, self.info)
         self._weights = sum(weight.nbytes for weight in model.parameters())  # packed ones are no parameters any more
@@ -203,7 +206,7 @@ class HFTarget:
         states = [self._rows[row] for row in self._order[first : last + 1]]
         placed = [by_place.get(place) for place in range(first, last + 1)]
         longest = self._pad(first, states, placed) if self._pads else 0
-        layout = lay_out(states, placed, width=self._width, queries=longest)
+        layout = lay_out(states, placed, width=self._width, queries=longest, align=self._aligned(states, by_place))
         self._cache.aim(first, layout.starts, layout.tokens_BQ.shape[1], layout.allowed_BQS.shape[2])
         places = [self._order.index(feed.row) - first for feed in feeds]
         offsets = [layout.offset_B[place] for place in places]
@@ -212,6 +215,11 @@ class HFTarget:
         if roots:
             offsets = [roots.index(offset - 1) + 1 for offset in offsets]
         return HFScores(logits_BKV, places, offsets, feeds)
+
+    def _aligned(self, states: list[RowState], by_place: dict[int, Feed]) -> int:
+        """What the number of slots should be a multiple of; nothing takes more memory for it."""
+        most = max([state.used for state in states]) + max([_length(feed) for feed in by_place.values()])
+        return self._align if most + self._align <= self._cache.slots else 1
 
     def _pad(self, first: int, states: list[RowState], placed: list[Feed | None]) -> int:
         """Add idle rows, where there is room for them behind the last one; returns how many tokens each row should be fed. Nothing is

@@ -75,16 +75,20 @@ class Layout:
         return self.allowed_BQS & near | _own_slot(self.starts, self.allowed_BQS.shape)
 
 
-def lay_out(rows: Sequence[RowState], feeds: Sequence[Feed | None], *, width: int = 1, queries: int = 0) -> Layout:
+def lay_out(
+    rows: Sequence[RowState], feeds: Sequence[Feed | None], *, width: int = 1, queries: int = 0, align: int = 1
+) -> Layout:
     """Lay out one forward pass. `rows` are neighbouring rows of the cache, in order; a row without a feed idles.
 
     width:   the number of queries is padded to a multiple of it, and that of slots to a multiple of its square
     queries: there are no fewer
+    align:   the number of slots is padded to a multiple of it
     """
     starts = [row.used if feed is None else row.take(feed) for row, feed in zip(rows, feeds, strict=True)]
     fed = [_queries(row, feed) for row, feed in zip(rows, feeds, strict=True)]
     longest = -(-max(queries, *(len(tokens) for tokens, _ in fed)) // width) * width
-    slots = -(-(max(starts) + longest) // width**2) * width**2
+    align = max(align, width**2)
+    slots = -(-(max(starts) + longest) // align) * align
     tokens_BQ = np.zeros((len(rows), longest), dtype=np.int64)
     positions_BQ = np.zeros((len(rows), longest), dtype=np.int64)
     for b, (tokens, positions) in enumerate(fed):

@@ -21,8 +21,11 @@ class HFScores:
 
     def __init__(self, logits_BKV: Tensor, rows: list[int], offsets: list[int], feeds: Sequence[Feed]) -> None:
         self._logits_BKV, self._rows, self._offsets, self._feeds = logits_BKV, rows, offsets, feeds
-        # One transfer for the whole batch; it also waits for an accelerator, so the time lands where the forward is.
-        self._argmax_BK = _argmax(logits_BKV).tolist()
+        # On a CPU most nodes of a tree are never asked for, and at a temperature none is. Elsewhere one transfer serves the whole batch; it
+        # also waits for an accelerator, so the time lands where the forward is.
+        here = logits_BKV.device.type == "cpu" and logits_BKV.dtype == torch.float32
+        self._here_BKV = logits_BKV.numpy() if here else None
+        self._argmax_BK = None if here else logits_BKV.argmax(-1).tolist()
 
     def _query(self, index: int, node: int) -> int:
         query: int = self._offsets[index] + node
@@ -32,25 +35,39 @@ class HFScores:
 
     def emit(self, index: int, node: int, sampler: Sampler) -> int | None:
         if sampler.takes_argmax:
-            token: int = self._argmax_BK[self._rows[index]][self._query(index, node)]
-            return token
+            return self._likeliest(self._rows[index], self._query(index, node))
         return sampler.choose(self.logits(index, node))
 
+    def _likeliest(self, row: int, query: int) -> int:
+        """The first of the highest."""
+        if self._here_BKV is not None:
+            return int(self._here_BKV[row, query].argmax())
+        assert self._argmax_BK is not None
+        token: int = self._argmax_BK[row][query]
+        return token
+
     def logits(self, index: int, node: int) -> npt.NDArray[Any]:
+        if self._here_BKV is not None:
+            logits_V: npt.NDArray[Any] = self._here_BKV[self._rows[index], self._query(index, node)]
+            return logits_V
         row: Tensor = self._logits_BKV[self._rows[index], self._query(index, node)]
         return row.float().cpu().numpy()
 
     def top_ids(self, index: int, k: int) -> npt.NDArray[Any]:
         first = self._query(index, ROOT)
         row = self._rows[index]
-        if k == 1:
-            return np.array(self._argmax_BK[row][first : first + 1 + len(self._feeds[index].draft)])[:, None]
-        nodes = self._logits_BKV[row, first : first + 1 + len(self._feeds[index].draft)]
-        if nodes.device.type == "cpu" and nodes.dtype == torch.float32:
+        last = first + 1 + len(self._feeds[index].draft)
+        if self._argmax_BK is not None and k == 1:
+            return np.array(self._argmax_BK[row][first:last])[:, None]
+        if self._here_BKV is not None:
+            nodes_NV = self._here_BKV[row, first:last]
+            if k == 1:
+                return np.asarray(nodes_NV.argmax(-1))[:, None]
             # Here and not above: whoever asks for several has the compiler loaded, others need not wait for it.
             from betoken.targets.likeliest import likeliest
 
-            return likeliest(nodes.numpy(), k)
+            return likeliest(nodes_NV, k)
+        nodes = self._logits_BKV[row, first:last]
         return nodes.topk(k, dim=-1).indices.cpu().numpy()
 
 
@@ -72,10 +89,3 @@ class JoinedScores:
     def top_ids(self, index: int, k: int) -> npt.NDArray[Any]:
         scores, place = self._at[index]
         return scores.top_ids(place, k)
-
-
-def _argmax(logits_BKV: Tensor) -> Any:
-    """`[B, K]` the first of the highest. On a CPU numpy takes a quarter of torch's time for it."""
-    if logits_BKV.device.type == "cpu" and logits_BKV.dtype == torch.float32:
-        return logits_BKV.numpy().argmax(-1)
-    return logits_BKV.argmax(-1)

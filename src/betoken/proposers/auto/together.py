@@ -9,6 +9,8 @@ from betoken.proposers.auto.step import Step
 
 # How quickly a row's pace follows, a step, and that of all, which new rows start with.
 PACE, USUAL = 0.1, 0.05
+# No token is worth less than this: others' paces are guesses.
+LEAST = 0.02
 
 
 class Together:
@@ -26,7 +28,7 @@ class Together:
         alone = float(curve.seconds(1, step.context, 0)[0])
         rooms, paces = [seq.room + 1 for seq, _ in pairs], [row.pace for _, row in pairs]
         for (_, row), value in zip(pairs, finish.worth(rooms, paces, alone, step.plain).tolist(), strict=True):
-            row.value = value
+            row.value = max(value, LEAST)
 
     def learn(self, pairs: Sequence[Pair], emitted: Sequence[int]) -> None:
         """What came of the step."""
