@@ -21,11 +21,11 @@ class HFScores:
 
     def __init__(self, logits_BKV: Tensor, rows: list[int], offsets: list[int], feeds: Sequence[Feed]) -> None:
         self._logits_BKV, self._rows, self._offsets, self._feeds = logits_BKV, rows, offsets, feeds
-        # On a CPU most nodes of a tree are never asked for, and at a temperature none is. Elsewhere one transfer serves the whole batch; it
-        # also waits for an accelerator, so the time lands where the forward is.
+        # On a CPU most nodes of a tree are never asked for, and at a temperature none is. Elsewhere one transfer serves the whole batch;
+        # it also waits for an accelerator, so the time lands where the forward is.
         here = logits_BKV.device.type == "cpu" and logits_BKV.dtype == torch.float32
         self._here_BKV = logits_BKV.numpy() if here else None
-        self._argmax_BK = None if here else logits_BKV.argmax(-1).tolist()
+        self._argmax_BK: list[list[int]] | None = None if here else logits_BKV.argmax(-1).tolist()
 
     def _query(self, index: int, node: int) -> int:
         query: int = self._offsets[index] + node
@@ -40,11 +40,12 @@ class HFScores:
 
     def _likeliest(self, row: int, query: int) -> int:
         """The first of the highest."""
-        if self._here_BKV is not None:
-            return int(self._here_BKV[row, query].argmax())
-        assert self._argmax_BK is not None
-        token: int = self._argmax_BK[row][query]
-        return token
+        if self._argmax_BK is None:
+            assert self._here_BKV is not None
+            if self._here_BKV.shape[1] > 1:
+                return int(self._here_BKV[row, query].argmax())
+            self._argmax_BK = self._here_BKV.argmax(-1).tolist()
+        return self._argmax_BK[row][query]
 
     def logits(self, index: int, node: int) -> npt.NDArray[Any]:
         if self._here_BKV is not None:
