@@ -788,3 +788,17 @@ def foretold_chain(seq: SeqView, depth: int) -> Draft:
     """What the toy will say next."""
     tokens = foretold(seq, markov(VOCAB, seed=0), min(depth, seq.room))
     return chain(tokens, [0.95] * len(tokens))
+
+
+def test_a_sequence_whose_beginning_is_interrupted_is_not_kept() -> None:
+    """Nobody ends it, for nobody knows that it began."""
+    auto = make_auto("mix", 0)
+
+    def interrupted(seq: SeqView) -> None:
+        raise KeyboardInterrupt
+
+    auto._members[0].proposer.begin = interrupted  # type: ignore[method-assign]
+    auto._members[0].remembers = True
+    with pytest.raises(KeyboardInterrupt):
+        decode([request((1, 2, 3))], auto)
+    assert not auto._rows

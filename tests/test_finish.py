@@ -18,17 +18,17 @@ from betoken.proposers.base import SeqView
 ROWS = st.lists(st.tuples(st.integers(1, 10**9), st.floats(0.5, 50)), min_size=1, max_size=40)
 
 
-@given(rows=ROWS, alone=st.floats(1e-6, 1e3), more=st.floats(0, 10))
-def test_on_average_a_token_is_worth_one(rows: list[tuple[int, float]], alone: float, more: float) -> None:
+@given(rows=ROWS, others=st.integers(0, 9), alone=st.floats(1e-6, 1e3), more=st.floats(0, 10))
+def test_on_average_a_token_is_worth_one(rows: list[tuple[int, float]], others: int, alone: float, more: float) -> None:
     rooms, paces = zip(*rows, strict=True)
-    values = worth(rooms, paces, alone, alone * (1 + more))
+    values = worth(rooms, paces, len(rows) + others, alone, alone * (1 + more))
     assert np.isfinite(values).all() and (values >= 0).all()
     assert float((values * paces).sum()) == pytest.approx(sum(paces))
 
 
 def test_rows_that_are_alike_are_worth_the_same() -> None:
-    assert worth([90] * 5, [1.3] * 5, 4.0, 6.0) == pytest.approx([1.0] * 5)
-    assert worth([7], [2.0], 4.0, 4.0) == pytest.approx([1.0])
+    assert worth([90] * 5, [1.3] * 5, 5, 4.0, 6.0) == pytest.approx([1.0] * 5)
+    assert worth([7], [2.0], 1, 4.0, 4.0) == pytest.approx([1.0])
 
 
 def taken(rooms: Sequence[float], paces: Sequence[float], alone: float, together: float) -> float:
@@ -47,17 +47,26 @@ def test_values_are_as_the_time_that_a_token_saves(paces: tuple[float, ...]) -> 
         before - taken([room - 1e-6 * (place == row) for place, room in enumerate(rooms)], paces, *times)
         for row in range(3)
     ]
-    values = worth([200] * 3, paces, *times)
+    values = worth([200] * 3, paces, 3, *times)
     assert values / values.sum() == pytest.approx(np.array(saved) / sum(saved), rel=0.01)
 
 
 def test_where_every_row_costs_a_pass_it_does_not_matter_who_is_last() -> None:
     """A row that is faster anyway saves less of its own time."""
-    assert worth([10, 10**6], [1.0, 2.0], 3.0, 6.0) == pytest.approx([1.5, 0.75])
+    assert worth([10, 10**6], [1.0, 2.0], 2, 3.0, 6.0) == pytest.approx([1.5, 0.75])
+
+
+def test_rows_that_nobody_drafts_for_take_their_part_of_a_pass() -> None:
+    """They are no reason to believe that the drafted ones cost more."""
+    alone, each = 4.3, 0.3
+    found = worth([200, 200], [1.0, 3.0], 8, alone, alone + 7 * each)
+    assert found == pytest.approx(worth([200, 200], [1.0, 3.0], 2, alone, alone + each))
 
 
 def test_nobody_looks_far_ahead() -> None:
-    assert worth([AHEAD, AHEAD], [1.0, 1.5], 4.0, 5.0) == pytest.approx(worth([10**9, AHEAD], [1.0, 1.5], 4.0, 5.0))
+    assert worth([AHEAD, AHEAD], [1.0, 1.5], 2, 4.0, 5.0) == pytest.approx(
+        worth([10**9, AHEAD], [1.0, 1.5], 2, 4.0, 5.0)
+    )
 
 
 class Uneven(Guess):

@@ -1,5 +1,6 @@
 """Text in, text out, on real small models: results, streams, chats, refusals."""
 
+import contextlib
 import copy
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -92,6 +93,9 @@ def test_only_a_list_of_prompts_is_drained(llm: LLM) -> None:
         llm.generate(["the cat", "a hat"], SHORT, method="ngram")
         now = "stream"
         list(llm.stream("the cat", SHORT, method="ngram"))
+        with contextlib.closing(llm.steps("the hat", SHORT, method="ngram")) as steps:
+            next(steps)
+            llm.generate(["the cat", "a hat"], SHORT, method="ngram")  # beside a stream
     finally:
         del proposer.propose
     assert seen["list"].count(True) > 10, "but not while somebody waits, or is read"

@@ -95,6 +95,11 @@ class Room:
     def knows(self, answer: Answer) -> bool:
         return answer.seq_id in self._answers
 
+    def only(self, answers: Sequence[Answer]) -> bool:
+        """Whether nobody else's are under way."""
+        ours = {answer.seq_id for answer in answers}
+        return all(answer.finished is not None for seq_id, answer in self._answers.items() if seq_id not in ours)
+
     def shut(self) -> None:
         """Abort everything."""
         self.forget([*self._answers.values()])
@@ -157,12 +162,12 @@ def texts(steps: Steps) -> Generator[str]:
 
 
 def drain(room: Room, answers: Sequence[Answer], *, progress: bool) -> None:
-    """Step until all answers are complete."""
-    room.engine.draining = True
+    """Step until all answers are complete. Where they are all there is, drafting may know it."""
+    before, room.engine.draining = room.engine.draining, room.only(answers)
     try:
         _drain(room, answers, progress=progress)
     finally:
-        room.engine.draining = False
+        room.engine.draining = before
 
 
 def _drain(room: Room, answers: Sequence[Answer], *, progress: bool) -> None:

@@ -16,14 +16,15 @@ from betoken.policy.cost import Floats
 AHEAD, SHARE, STEPS = 256, 0.1, 2.0
 
 
-def worth(rooms: Sequence[int], paces: Sequence[float], alone: float, together: float) -> Floats:
+def worth(rooms: Sequence[int], paces: Sequence[float], rows: int, alone: float, together: float) -> Floats:
     """One number a row; of a token, on average, 1.
 
-    rooms: tokens that each may have yet; paces: tokens of each a step, lately; alone, together: a plain pass of one row, and of all
+    rooms: tokens that each may have yet; paces: tokens of each a step, lately; rows: of a pass, others
+    included; alone, together: a plain pass of one row, and of all
     """
     pace = np.asarray(paces, np.float64)
-    each = max((together - alone) / max(len(pace) - 1, 1), 0.0)
-    fixed = max(together - len(pace) * each, 0.0)
+    each = max((together - alone) / max(rows - 1, 1), 0.0)
+    fixed = max(together - rows * each, 0.0)
     steps = np.minimum(rooms, AHEAD) / pace
     last = np.exp((steps - steps.max()) / max(SHARE * float(steps.max()), STEPS))
     spared = each + fixed * last / last.sum()

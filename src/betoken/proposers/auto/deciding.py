@@ -129,9 +129,13 @@ class Auto(BaseProposer):
         np.maximum(claims.brought, BENEFIT * self._due, out=claims.brought)
         row = Row(claims, able, tired=0 if self._fed > SELDOM_FED else TIRED, pace=self._together.pace)
         self._rows[seq.seq_id] = row
-        for member in self._members:
-            if member.remembers:
-                self._begin(member, [(seq, row)])
+        try:
+            for member in self._members:
+                if member.remembers:
+                    self._begin(member, [(seq, row)])
+        except BaseException:  # interrupted: nobody will end it
+            self.end(seq.seq_id)
+            raise
 
     def _begin(self, member: Member, pairs: Sequence[Pair]) -> None:
         for seq, row in pairs:

@@ -27,7 +27,8 @@ class Together:
             return
         alone = float(curve.seconds(1, step.context, 0)[0])
         rooms, paces = [seq.room + 1 for seq, _ in pairs], [row.pace for _, row in pairs]
-        for (_, row), value in zip(pairs, finish.worth(rooms, paces, alone, step.plain).tolist(), strict=True):
+        values = finish.worth(rooms, paces, step.rows, alone, step.plain).tolist()
+        for (_, row), value in zip(pairs, values, strict=True):
             row.value = max(value, LEAST)
 
     def learn(self, pairs: Sequence[Pair], emitted: Sequence[int]) -> None:
