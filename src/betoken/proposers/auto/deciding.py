@@ -294,12 +294,14 @@ class Auto(BaseProposer):
 
     def _choose(self, pairs: Sequence[Pair], seconds: Any, rate: float) -> list[Draft]:
         """As wide as pays for the whole batch; each row's likeliest nodes up to there, for padding costs as much."""
-        step, gained, brings = self._step, self._gained, self._brings
+        step, gained, even = self._step, self._gained, self._together.even
+        brings = gained if even else self._brings
         gained[:] = brings[:] = 0.0
         for seq, row in pairs:
             most = self._nodes if seq.max_nodes is None else seq.max_nodes
             row.claims.gain(gained, most)
-            row.claims.gain(brings, most, row.value)
+            if not even:
+                row.claims.gain(brings, most, row.value)
         step.most = min(max([row.claims.size for _, row in pairs]), self._nodes)
         step.nodes = 0
         if step.most:
