@@ -14,6 +14,7 @@ from betoken.policy import mixing, pays, settling
 from betoken.policy.mixing import CONSTELLATIONS, MOST, NONE, OTHERS, OWN_DEPTHS, Floats, Ints
 
 UNKNOWN_SCORE = (math.nan,)
+# Of what an answer brought this share is what it seemed to be worth, where nobody says otherwise.
 SEEMS = 0.5
 
 
@@ -127,9 +128,9 @@ class Claims:
     def learn(self, emitted: Any, fed: int = 0, came: Floats | None = None, seems: float = SEEMS) -> int:
         """What the target said; returns how deep the tree was right.
 
-        fed:  how many nodes of `best` were; what became of them counts for those who were asked
+        fed:   how many nodes of `best` were; what became of them counts for those who were asked
         seems: how much of what an answer brought is what it seemed to be worth
-        came: `[MOST]`, to which is added how many accepted nodes were each member's, alone or first
+        came:  `[MOST]`, to which is added how many accepted nodes were each member's, alone or first
         """
         if not self.asked:
             return 0

@@ -218,6 +218,8 @@ class HFTarget:
 
     def _aligned(self, states: list[RowState], by_place: dict[int, Feed]) -> int:
         """What the number of slots should be a multiple of; nothing takes more memory for it."""
+        if self._align == 1:
+            return 1
         most = max([state.used for state in states]) + max([_length(feed) for feed in by_place.values()])
         return self._align if most + self._align <= self._cache.slots else 1
 
