@@ -166,9 +166,10 @@ def test_the_likeliest_nodes_are_kept_parents_first(both: tuple[Claims, Plainly,
     claims, plain, _ = both
     reach = plain.reach()
     likeliest = sorted(reach.values(), reverse=True)
-    gained = np.full(12, before)
-    claims.gain(gained, 9)
+    gained, brings = np.full(12, before), np.zeros(12)
+    claims.gain(gained, brings, 9, 0.5)
     assert gained == pytest.approx([before + sum(likeliest[: min(count, 9)]) for count in range(12)])
+    assert brings == pytest.approx((gained - before) / 2)
     for count in (0, 1, 2, 5, 1000):
         draft = claims.best(count)
         Draft(draft.tokens, draft.parents, draft.scores)  # a tree: parents stand before their children, siblings differ
@@ -187,17 +188,30 @@ def test_a_draft_is_as_wide_as_makes_the_most_tokens_per_second(
     gained = np.array([0.0, *itertools.accumulate(sorted(gains, reverse=True))])
     seconds = np.array([1.0, *(1 + more for more in itertools.accumulate(steps))])
     rates = (rows + gained) / (seconds[: len(gained)] + asking)
-    rate = rates[widest(gained, seconds, rows, asking, 1e9, 1.0, 0.0)]
+    rate = rates[widest(gained, seconds, rows, asking, 1e9, 1.0)]
     assert rate == pytest.approx(rates.max())
 
 
 def test_time_is_worth_what_it_usually_brings() -> None:
-    """Where a second usually brings 3 tokens, a node that brings 0.2 in 0.1 seconds is left out; where it brings 1, it is fed. What
-    is learnt from a node counts as what it brings."""
+    """Where a second usually brings 3 tokens, a node that brings 0.2 in 0.1 seconds is left out; where it brings 1, it is fed."""
     gained, seconds = np.array([0.0, 0.2]), np.array([1.0, 1.1])
-    assert widest(gained, seconds, 1, 0.0, 3.0, 0.0, 0.0) == 0
-    assert widest(gained, seconds, 1, 0.0, 1.0, 0.0, 0.0) == 1
-    assert widest(gained, seconds, 1, 0.0, 3.0, 0.0, 0.15) == 1
+    assert widest(gained, seconds, 1, 0.0, 3.0, 0.0) == 0
+    assert widest(gained, seconds, 1, 0.0, 1.0, 0.0) == 1
+
+
+def test_what_feeding_a_node_teaches_counts_where_it_is_not_accepted() -> None:
+    """Of two members one learns; two nodes are claimed by both, and the tokens they may bring later are no tokens of this step."""
+    claims = Claims(Records(), 9)
+    tokens, parents, scores = np.array([1, 2, 3]), np.array([-1, 0, -1]), np.array([0.5, 0.9, 0.1])
+    claims.add(0, Draft((1, 2), (-1, 0), (0.5, 0.9)), COSTLESS)
+    claims.lay(1, (tokens, parents, scores, np.array([0.2, 0.0, 0.4])), COSTLESS)
+    gained, brings = np.zeros(4), np.zeros(4)
+    claims.gain(gained, brings, 3)
+    reach = np.diff(gained)
+    assert claims.best(3).tokens == (1, 2, 3) and (reach < [0.7, 0.7, 0.2]).all() and (reach > 0).all()
+    assert np.diff(brings) == pytest.approx(reach + (1 - reach) * [0.2, 0.0, 0.4])
+    with pytest.raises(ValueError, match="no tree"):
+        claims.lay(2, (tokens, parents, scores, np.zeros(2)), COSTLESS)
 
 
 def test_credit_goes_to_whoever_was_asked_first() -> None:

@@ -15,7 +15,7 @@ from betoken.memory.beliefs import untaught
 from betoken.params import SamplingParams
 from betoken.proposers.base import ProposeContext, SeqView, Workshop, build
 from betoken.proposers.mix import Mix
-from betoken.proposers.reading import ReadingProposer
+from betoken.proposers.reading import TAIL, ReadingProposer
 from betoken.proposers.suffix import Suffix
 from betoken.sampling import Sampler
 from betoken.targets.base import TargetInfo
@@ -77,6 +77,19 @@ def test_earlier_sequences_are_remembered_without_their_first_prompt(make: Make)
     assert (62, 63) in chains(draft_of(proposer, [8, 9, 60, 61], seq_id=1))
     assert 52 not in draft_of(proposer, [8, 9, 50, 51], seq_id=2).tokens
     assert 62 not in draft_of(proposer, [8, 9, 60, 61], seq_id=3, namespace="another").tokens
+
+
+@BOTH
+def test_what_came_since_the_last_draft_is_remembered_where_that_is_little(make: Make) -> None:
+    """The last step's tokens are; a text that nothing was drafted for since long before is not read for it."""
+    for more, remembered in ((5, 7), (TAIL, TAIL + 2), (TAIL + 1, 2)):
+        proposer, tokens = make(), [1, 2, 3]
+        proposer.begin(view(tokens))
+        tokens += [4, 5]
+        proposer.propose(ProposeContext([view(tokens, prompt=3)]))
+        tokens += range(10, 10 + more)
+        proposer.end(0)
+        assert len(proposer.library) == remembered
 
 
 @BOTH

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import VOCAB, Watched, check_identity, decode, expecting, request, toy, view
 
-from betoken.draft import Draft
+from betoken.draft import Draft, chain
 from betoken.engine import Engine, Request
 from betoken.errors import ParameterError
 from betoken.memory.successors import (
@@ -17,7 +17,15 @@ from betoken.memory.successors import (
     FADE,
     FLOOR,
     KINDS,
+    LESSON_FADE,
+    LESSON_WEIGHT,
+    LESSON_WORTH,
+    LESSONS,
+    NEW_PAIR,
+    NEW_TOKEN,
+    NO_LESSON,
     READ,
+    READ_PAIR,
     SPREAD,
     STABLE,
     WEIGHT,
@@ -144,6 +152,8 @@ class Plain:
         self.rows: dict[int, tuple[Any, int, list[int]]] = {}
         self.hits = [[WEIGHT * BELIEF / (rank + 1) ** 2 for rank in range(k)] for _ in range(KINDS)]
         self.trials = [WEIGHT] * KINDS
+        self.lessons: dict[int, int] = {}  # of places, what was told and has not been needed yet
+        self.useful, self.told = [LESSON_WEIGHT * LESSON_WORTH] * LESSONS, [LESSON_WEIGHT] * LESSONS
 
     def places(self, before: int, token: int) -> list[tuple[int, Any]]:
         pair = (self.vocab + (before * SPREAD + token) % self.pairs, (before, token)) if self.pairs else None
@@ -160,18 +170,41 @@ class Plain:
         for at in range(max(len(text) - new, 1), len(text)):
             for place, owner in self.places(text[at - 2] if at > 1 else 0, text[at - 1])[: 2 if at > 1 else 1]:
                 known, kind, row = self.rows.get(place, (None, READ, []))
-                row = row if known == owner else []
+                if known != owner:
+                    row, self.lessons[place] = [], NO_LESSON
                 if row[:1] != [text[at]]:
                     kind, row = READ, [text[at], *(other for other in row if other != text[at])][: self.k]
                 self.rows[place] = owner, kind, row
 
-    def write(self, befores: list[int], tokens: list[int], top_ids: list[list[int]]) -> None:
+    def place(self, before: int, token: int) -> int:
+        """Of the row that `find` finds."""
+        known = [place for place, owner in self.places(before, token) if self.rows.get(place, (None,))[0] == owner]
+        return known[-1] if known else token
+
+    def lesson(self, before: int, token: int) -> int:
+        kind = self.find(before, token)[0]
+        if self.place(before, token) >= self.vocab:
+            return READ_PAIR if kind == STABLE + 1 else NO_LESSON
+        return NEW_TOKEN if kind == READ else NEW_PAIR if self.pairs else NO_LESSON
+
+    def worth(self, before: int, token: int) -> float:
+        lesson = self.lesson(before, token)
+        return 0.0 if lesson == NO_LESSON else self.useful[lesson - 1] / self.told[lesson - 1]
+
+    def write(self, befores: list[int], tokens: list[int], top_ids: list[list[int]], accepted: set[int]) -> None:
         earlier = dict(self.rows)
-        for before, token, likeliest in zip(befores, tokens, top_ids, strict=True):
+        lessons = [self.lesson(*pair) for pair in zip(befores, tokens, strict=True)]
+        for at, (before, token, likeliest) in enumerate(zip(befores, tokens, top_ids, strict=True)):
             for place, owner in self.places(before, token):
                 known, kind, row = earlier.get(place, (None, READ, []))
                 again = known == owner and row[:1] == likeliest[:1]
+                if place >= self.vocab and self.rows.get(place, (None,))[0] != owner:
+                    self.lessons[place] = NO_LESSON
                 self.rows[place] = owner, min(kind + 1, STABLE) if again else 1, likeliest
+            if at not in accepted and (lesson := lessons[at]) != NO_LESSON:
+                self.lessons[self.place(before, token)] = lesson
+                self.useful[lesson - 1] *= LESSON_FADE
+                self.told[lesson - 1] = self.told[lesson - 1] * LESSON_FADE + 1
 
     def learn(self, text: list[int]) -> None:
         for before, token, after in zip(text, text[1:], text[2:], strict=False):
@@ -181,6 +214,9 @@ class Plain:
                 old = self.hits[kind]
                 self.hits[kind] = [hits * FADE + (other == after) for hits, other in zip(old, padded, strict=True)]
                 self.trials[kind] = self.trials[kind] * FADE + 1
+                place = self.place(before, token)
+                if lesson := self.lessons.pop(place, NO_LESSON):
+                    self.useful[lesson - 1] += padded.count(after)
 
     def grow(self, before: int, root: int, nodes: int, room: int) -> tuple[list[int], list[int], list[float]]:
         """Everything that could come next is looked through for the best; of equals the one that was there first."""
@@ -221,23 +257,31 @@ def test_rows_and_trees_are_what_plain_words_say(seed: int, vocab: int, pairs: i
     rows, rates, plain = Rows(vocab, pairs, k), untaught(k), Plain(vocab, pairs, k)
     if dice.randrange(2):  # ranks as good as each other
         plain.hits = [[dice.choice((0.0, 1.0, 4.0)) for _ in range(k)] for _ in range(KINDS)]
-        rates[:, :k] = plain.hits
+        rates[:KINDS, :k] = plain.hits
     text = [dice.randrange(vocab) for _ in range(8)]
     rows.read(text, 6)
     plain.read(text, 6)
     for _ in range(12):
         before, root, room = dice.randrange(vocab), dice.randrange(vocab), dice.choice((0, 1, 3, 99))
-        tokens, parents, scores = rows.grow(rates, room_for(nodes), before, root, room)
+        tokens, parents, scores, lessons = rows.grow(rates, room_for(nodes), before, root, room)
         expected = plain.grow(before, root, nodes, room)
         assert (list(tokens), list(parents)) == expected[:2]
         assert scores == pytest.approx(expected[2], rel=1e-12)
+        draft = Draft(tuple(tokens.tolist()), tuple(parents.tolist()))
+        worth = [
+            plain.worth(root if parent < 0 else tokens[parent], token)
+            for parent, token in zip(parents, tokens, strict=True)
+        ]
+        inner = [value if depth < room else 0.0 for value, depth in zip(worth, draft.depths, strict=True)]
+        assert lessons == pytest.approx(inner, rel=1e-12)
         text = [before, root, *(dice.randrange(vocab) for _ in range(4))]
         rows.learn(rates, text)
         plain.learn(text)
         top_ids = [dice.sample(range(vocab), k) for _ in range(1 + len(tokens))]
         above = [root if parent < 0 else tokens[parent] for parent in parents]
-        rows.write(before, root, tokens, parents, np.array(top_ids))
-        plain.write([before, *above], [root, *tokens], top_ids)
+        path = draft.path_to(dice.randrange(-1, len(tokens)))
+        rows.write(rates, before, root, draft, path, np.array(top_ids))
+        plain.write([before, *above], [root, *tokens], top_ids, {0, *(node + 1 for node in path)})
         new = dice.randrange(4)
         rows.read(text, new)
         plain.read(text, new)
@@ -249,13 +293,13 @@ def test_no_token_writes_outside_of_the_rows() -> None:
     for act in (
         lambda: rows.read([1, 4], 1),
         lambda: rows.learn(rates, [-1, 0, 0]),
-        lambda: rows.write(0, 4, (), (), np.zeros((1, 2))),
-        lambda: rows.write(0, 0, (9,), (-1,), np.zeros((2, 2))),
+        lambda: rows.write(rates, 0, 4, Draft(), (), np.zeros((1, 2))),
+        lambda: rows.write(rates, 0, 0, chain([9]), (), np.zeros((2, 2))),
         lambda: rows.grow(rates, tree, 0, 4, 1),
     ):
         with pytest.raises(IndexError):
             act()
-    rows.write(0, 1, (), (), np.array([[7, 2]]))
+    rows.write(rates, 0, 1, Draft(), (), np.array([[7, 2]]))
     assert rows.grow(rates, tree, 0, 1, 1)[0] == (2,)
 
 

@@ -58,7 +58,7 @@ class Index:
         meta = np.array([1, 0, NONE, NONE], np.int64)
         table, tops = np.full(2 * SMALL, NONE, np.int32), np.empty((16, TOP + 1), np.int32)
         self._hold(Arrays(nodes, table, tops, np.full(SMALL, NONE, np.int32), np.zeros(SMALL, np.int8), meta))
-        self._size = 0
+        self._size = self._spare = 0  # tokens that are indexed, and that may come before arrays are looked at again
         self.length = 0  # how much of the text array is used, the ends of texts included
         self.state = start()
 
@@ -98,6 +98,7 @@ class Index:
         return text_id
 
     def _open(self, text_id: int) -> None:
+        self._spare = 0
         self.length += 1 if self.length else 0  # the end of the text before
         self._texts[text_id] = (self.length, self.length)
         self._last = text_id
@@ -144,12 +145,24 @@ class Index:
         self._last = growing if growing == self._last else NONE
 
     def reserve(self, tokens: int) -> None:
-        """Make room for so many more tokens."""
+        """Make room for so many more tokens, which come before more is reserved."""
+        if tokens > self._spare:
+            self._make_room(tokens)
+            self._spare = max(self._room(), tokens)
+        self._spare -= tokens
+
+    def _make_room(self, tokens: int) -> None:
         self._reserve_text(self.length + tokens + 2)
         self._reserve_nodes(int(self.arrays.meta[NODES]) + MOST_NODES * tokens + 2)
         rows = int(self.arrays.meta[ROWS]) + MOST_ROWS * tokens + 2
         if rows > len(self.arrays.tops):
             self._hold(self.arrays._replace(tops=_longer(self.arrays.tops, rows, NONE)))
+
+    def _room(self) -> int:
+        """How many more tokens fit for certain."""
+        nodes = min(len(self.arrays.nodes), len(self.arrays.table) * 3 // 4) - int(self.arrays.meta[NODES]) - 2
+        rows = len(self.arrays.tops) - int(self.arrays.meta[ROWS]) - 2
+        return min(len(self.arrays.text) - self.length - 2, nodes // MOST_NODES, rows // MOST_ROWS)
 
     def _reserve_text(self, size: int) -> None:
         if size > len(self.arrays.text):

@@ -69,6 +69,10 @@ class Reader:
         reading.index.state = reading.states[HERE]
         self._readings[seq_id] = reading
 
+    def unread(self, seq_id: int, tokens: Sequence[int]) -> int:
+        """How many tokens of a sequence came since it was read."""
+        return len(tokens) - len(self._readings[seq_id].index)
+
     def read(self, seq_id: int, tokens: Sequence[int], output: int) -> None:
         """Index what is new of a sequence. What an output says after its first token, at `output`, is learnt from."""
         reading = self._readings[seq_id]

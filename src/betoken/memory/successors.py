@@ -13,16 +13,26 @@ import numpy as np
 import numpy.typing as npt
 
 from betoken.compiled import compiled
+from betoken.draft import Draft
 
-Nodes = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]  # tokens, parents, scores
+# Tokens, parents, scores, lessons.
+Nodes = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 ROOT, UNSEEN = -1, -1
-# The columns of a row: the pair it belongs to (of rows of pairs), its kind, its successors from FIRST on, best first.
-BEFORE, TOKEN, KIND, FIRST = range(4)
+# The columns of a row: the pair it belongs to (of rows of pairs), its kind, what lesson it is of that has not been needed yet, its
+# successors from FIRST on, best first.
+BEFORE, TOKEN, KIND, LESSON, FIRST = range(5)
 # What kind of row it is tells how far to trust it. READ: known from text alone. From 1: seen in a forward pass; to STABLE: one more
 # for each time its likeliest successor was the same again. Rows of pairs are counted apart from rows of tokens.
 READ, STABLE = 0, 4
 KINDS = 2 * (STABLE + 1)
+# A node that was fed and not accepted is a lesson where it told a row more than was known: of a token that had only been read, of a pair
+# where only its second token had been seen, of a pair that had only been read. It was of use where the text comes to that row later, and
+# finds its next token there. How often that is of each kind of lesson is counted, below what is known of kinds of rows.
+NO_LESSON, NEW_TOKEN, NEW_PAIR, READ_PAIR = range(4)
+LESSONS = 3
+# How slowly lessons fade, what a lesson is worth before anything happened, and how many lessons that counts for.
+LESSON_FADE, LESSON_WORTH, LESSON_WEIGHT = 0.999, 0.05, 50.0
 # The hit rate of the first rank before anything happened, how many trials that is worth, how slowly trials fade, the least score.
 BELIEF, WEIGHT, FADE, FLOOR = 0.5, 8.0, 0.998, 1e-4
 SPREAD = 40503  # odd, so that pairs fall on different rows
@@ -42,10 +52,12 @@ NODE = np.dtype(
 
 
 def untaught(k: int) -> npt.NDArray[Any]:
-    """`[KINDS, k + 1]` for each kind of row: how often the target's token was of each rank, then how many trials that is of, before
-    anything happened. Numbers only, so that all namespaces may share them."""
+    """`[KINDS + LESSONS, k + 1]` for each kind of row: how often the target's token was of each rank, then how many trials that is of,
+    before anything happened; then for each kind of lesson how many were of use, first, and how many there were, last. Numbers only, so
+    that all namespaces may share them."""
     hits = [WEIGHT * BELIEF / (rank + 1) ** 2 for rank in range(k)]
-    return np.array([[*hits, WEIGHT]] * KINDS)
+    lesson = [LESSON_WEIGHT * LESSON_WORTH, *[0.0] * (k - 1), LESSON_WEIGHT]
+    return np.array([[*hits, WEIGHT]] * KINDS + [lesson] * LESSONS)
 
 
 class Room(NamedTuple):
@@ -55,11 +67,13 @@ class Room(NamedTuple):
     tokens: npt.NDArray[np.int64]
     parents: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float64]
+    lessons: npt.NDArray[np.float64]
 
 
 def room_for(nodes: int) -> Room:
     """An empty tree for drafts of so many nodes."""
-    return Room(np.zeros(nodes + 1, NODE), np.zeros(nodes, np.int64), np.zeros(nodes, np.int64), np.zeros(nodes))
+    numbers = np.zeros(nodes, np.int64), np.zeros(nodes, np.int64), np.zeros(nodes), np.zeros(nodes)
+    return Room(np.zeros(nodes + 1, NODE), *numbers)
 
 
 class Rows:
@@ -68,7 +82,7 @@ class Rows:
     def __init__(self, vocab_size: int, pairs: int, k: int) -> None:
         self._vocab_size = vocab_size
         self._rows = np.full((vocab_size + pairs, FIRST + k), UNSEEN, np.int32)
-        self._rows[:, KIND] = READ
+        self._rows[:, KIND], self._rows[:, LESSON] = READ, NO_LESSON
         self._successors = self._rows[:, FIRST:]
 
     def read(self, text: Sequence[int], new: int) -> None:
@@ -80,22 +94,33 @@ class Rows:
         _learn(self._rows, self._vocab_size, rates, np.array(text, np.int32))
 
     def write(
-        self, before: int, root: int, tokens: Sequence[int], parents: Sequence[int], top_ids: npt.NDArray[Any]
+        self,
+        rates: npt.NDArray[Any],
+        before: int,
+        root: int,
+        draft: Draft,
+        path: Sequence[int],
+        top_ids: npt.NDArray[Any],
     ) -> None:
-        """`[1 + N, k]`: what the target holds likeliest after the root, which stands after `before`, and after each node."""
+        """`[1 + N, k]`: what the target holds likeliest after the root, which stands after `before`, and after each node. path: those
+        that were accepted."""
+        tokens = draft.tokens
         likeliest = np.empty((1 + len(tokens), self._successors.shape[1]), np.int32)
         likeliest[:] = top_ids
         fed = np.array((before, root, *tokens), np.int32)
-        _write(self._rows, self._vocab_size, fed, np.array(parents, np.int32), likeliest)
+        parents, accepted = np.array(draft.parents, np.int32), np.array(path, np.int32)
+        _write(self._rows, self._vocab_size, rates, fed, parents, likeliest, accepted)
 
     def grow(
         self, rates: npt.NDArray[Any], into: Room, before: int, root: int, depth: int, least: float = 0.0
     ) -> Nodes:
         """The likeliest nodes after a root that stands after another token, none deeper than `depth` and none whose path is less
-        probable than `least`. They stand in `into`, which is overwritten."""
-        tree, tokens, parents, scores = into
-        size = _grow(self._rows, self._vocab_size, rates, tree, before, root, depth, least, tokens, parents, scores)
-        return tokens[:size], parents[:size], scores[:size]
+        probable than `least`; and how many tokens, later, feeding each is expected to bring. They stand in `into`, which is
+        overwritten."""
+        tree, tokens, parents, scores, lessons = into
+        found = tokens, parents, scores, lessons
+        size = _grow(self._rows, self._vocab_size, rates, tree, before, root, depth, least, *found)
+        return tokens[:size], parents[:size], scores[:size], lessons[:size]
 
 
 @compiled
@@ -136,7 +161,7 @@ def _read(rows, vocab_size, text, new):
             before, token = text[place - 2], text[place - 1]
             row = _pair_row(rows, vocab_size, before, token)
             if not _is_of(rows, row, before, token):
-                rows[row, BEFORE], rows[row, TOKEN] = before, token
+                rows[row, BEFORE], rows[row, TOKEN], rows[row, LESSON] = before, token, NO_LESSON
                 rows[row, FIRST:] = UNSEEN
             _lead(rows, row, text[place])
 
@@ -163,37 +188,62 @@ def _learn(rows, vocab_size, rates, text):
         row, kind = _find(rows, vocab_size, text[place - 2], text[place - 1])
         if rows[row, FIRST] == UNSEEN:
             continue
+        found = 0.0
         for rank in range(k):
             hit = 1.0 if rows[row, FIRST + rank] == text[place] else 0.0
             rates[kind, rank] = rates[kind, rank] * FADE + hit
+            found += hit
         rates[kind, k] = rates[kind, k] * FADE + 1.0
+        if rows[row, LESSON] != NO_LESSON:
+            rates[KINDS - 1 + rows[row, LESSON], 0] += found
+            rows[row, LESSON] = NO_LESSON
 
 
 @compiled
-def _write(rows, vocab_size, fed, parents, likeliest):
+def _lesson(rows, vocab_size, row, kind):
+    """What a forward pass would teach where so much is known."""
+    if row >= vocab_size:
+        return READ_PAIR if kind == STABLE + 1 else NO_LESSON
+    if kind == READ:
+        return NEW_TOKEN
+    return NEW_PAIR if len(rows) > vocab_size else NO_LESSON
+
+
+@compiled
+def _write(rows, vocab_size, rates, fed, parents, likeliest, path):
     """All kinds are found before any row is written: a token fed twice is compared with what was known before the step, and its
     last row stays.
 
-    fed: the token before the root, the root, the nodes
+    fed: the token before the root, the root, the nodes; path: those that were accepted, which are no lessons
     """
-    count = len(likeliest)
-    befores, kinds = np.empty(count, np.int64), np.empty((count, 2), np.int64)
+    count, k = len(likeliest), rates.shape[1] - 1
+    befores, kinds, lessons = np.empty(count, np.int64), np.empty((count, 2), np.int64), np.empty(count, np.int64)
     for i in range(count):
         befores[i] = fed[0] if i == 0 else fed[parents[i - 1] + 2]  # fed[1], the root, where the parent is ROOT
         before, token, first = befores[i], fed[i + 1], likeliest[i, 0]
         _check(vocab_size, before)
         _check(vocab_size, token)
+        lessons[i] = _lesson(rows, vocab_size, *_find(rows, vocab_size, before, token))
         kinds[i, 0] = _kind_after(rows, token, first)
         if len(rows) > vocab_size:
             row = _pair_row(rows, vocab_size, before, token)
             kinds[i, 1] = _kind_after(rows, row, first) if _is_of(rows, row, before, token) else 1
+    lessons[0] = NO_LESSON
+    for node in path:
+        lessons[node + 1] = NO_LESSON
     for i in range(count):
-        before, token = befores[i], fed[i + 1]
+        before, token, lesson = befores[i], fed[i + 1], lessons[i]
         _put(rows, vocab_size, token, kinds[i, 0], likeliest, i)
+        row = np.int64(token)
         if len(rows) > vocab_size:
             row = _pair_row(rows, vocab_size, before, token)
-            rows[row, BEFORE], rows[row, TOKEN] = before, token
+            if not _is_of(rows, row, before, token):
+                rows[row, BEFORE], rows[row, TOKEN], rows[row, LESSON] = before, token, NO_LESSON
             _put(rows, vocab_size, row, kinds[i, 1], likeliest, i)
+        if lesson != NO_LESSON:
+            about = rates[KINDS - 1 + lesson]
+            about[0], about[k] = about[0] * LESSON_FADE, about[k] * LESSON_FADE + 1.0
+            rows[row, LESSON] = lesson
 
 
 @compiled
@@ -212,7 +262,7 @@ def _put(rows, vocab_size, row, kind, likeliest, i):
 
 
 @compiled
-def _grow(rows, vocab_size, rates, tree, before, root, room, least, tokens, parents, chances):
+def _grow(rows, vocab_size, rates, tree, before, root, room, least, tokens, parents, chances, lessons):
     """Fill the tree: the next node is always the one likeliest to be on the accepted path. Returns how many nodes."""
     _check(vocab_size, before)
     _check(vocab_size, root)
@@ -232,9 +282,14 @@ def _grow(rows, vocab_size, rates, tree, before, root, room, least, tokens, pare
         node.token, node.parent = rows[family.row, FIRST + rank], parent
         node.score, node.value, node.depth = scores[family.kind, place], -value, family.depth + 1
         pushed = _offer(rows, ranks, scores, tree, queue, pushed, parent, place + 1)
+        lessons[size] = 0.0
         if node.depth < room:
             _open(rows, vocab_size, rates, ranks, scores, tree, size, family.token)
             pushed = _offer(rows, ranks, scores, tree, queue, pushed, size, 0)
+            lesson = _lesson(rows, vocab_size, node.row, node.kind)
+            if lesson != NO_LESSON:
+                about = rates[KINDS - 1 + lesson]
+                lessons[size] = about[0] / about[k]
         tokens[size], parents[size], chances[size] = node.token, parent, node.score
         size += 1
     return size
@@ -278,5 +333,5 @@ def warm_up() -> None:
     rows, rates = Rows(2, 1, 1), untaught(1)
     rows.read([0, 1], 1)
     rows.learn(rates, [0, 1, 0])
-    rows.write(0, 1, (0,), (ROOT,), np.zeros((2, 1), np.int64))
+    rows.write(rates, 0, 1, Draft((0,), (ROOT,)), (), np.zeros((2, 1), np.int64))
     rows.grow(rates, room_for(1), 0, 1, 1, 0.0)

@@ -13,7 +13,7 @@ from betoken.draft import EMPTY, Draft
 from betoken.policy import mixing, pays, settling
 from betoken.policy.mixing import CONSTELLATIONS, MOST, NONE, OTHERS, OWN_DEPTHS, Floats, Ints
 
-UNKNOWN_SCORE = (math.nan,)
+UNKNOWN_SCORE, NO_LESSONS = (math.nan,), np.zeros(0)
 # Of what an answer brought this share is what it seemed to be worth, where nobody says otherwise.
 SEEMS = 0.5
 
@@ -87,14 +87,15 @@ class Claims:
         tokens, parents = np.array(draft.tokens, np.int64), np.array(draft.parents, np.int64)
         scores = np.array(draft.scores or UNKNOWN_SCORE * len(draft), np.float64)
         most = self._most if len(tokens) == len(scores) == len(parents) else len(tokens)
-        return self.lay(member, tokens[:most], parents[:most], scores[:most], costs)
+        return self.lay(member, (tokens[:most], parents[:most], scores[:most], NO_LESSONS), costs)
 
-    def lay(self, member: int, tokens: Ints, parents: Ints, scores: Floats, costs: Floats) -> float:
-        """Lay a member's draft over the tree; returns what the tree adds now, in tokens (see `mixing.worth`). Raises ValueError for a
+    def lay(self, member: int, draft: tuple[Ints, Ints, Floats, Floats], costs: Floats) -> float:
+        """Lay a member's draft (`proposers.base.Grown`) over the tree; returns what the tree adds now, in tokens (see `mixing.worth`). Raises ValueError for a
         draft that is no tree, before anything is laid."""
         known = self._records
+        tokens, parents, scores, lessons = draft
         size, added, worth = mixing.take(
-            self._ints, self._floats, self.size, self.asked, member, tokens, parents, scores,
+            self._ints, self._floats, self.size, self.asked, member, tokens, parents, scores, lessons,
             known.meant, known.mixer, known.after, self._before, self.own, self._order, costs, self.added,
             known.answers, self.answers, self.where, self.step,
         )  # fmt: skip
@@ -108,11 +109,13 @@ class Claims:
         self.where = pays.situation(added)
         return float(added)
 
-    def gain(self, gained: Floats, most: int, value: float = 1.0) -> None:
-        """Add to `gained`, `[1 + N]`, how many tokens the likeliest 0, 1, ... nodes, at most `most`, are expected to bring, worth
-        `value` each."""
+    def gain(self, gained: Floats, brings: Floats, most: int, value: float = 1.0) -> None:
+        """Add to `gained`, `[1 + N]`, how many tokens the likeliest 0, 1, ... nodes, at most `most`, are expected to bring; and to
+        `brings` the same, and what is learnt from feeding them, each worth `value`."""
         if self.size:
-            mixing.gain(self._floats, self.size, self._order, self._records.sums, self.sums, gained, most, value)
+            mixing.gain(
+                self._floats, self.size, self._order, self._records.sums, self.sums, gained, brings, most, value
+            )
 
     def best(self, nodes: int, names: Sequence[str] | None = None, held_back: str = "") -> Draft:
         """The likeliest nodes, likeliest first, each by the name of whoever was asked first of those who claim it. After `add`."""

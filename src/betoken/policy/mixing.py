@@ -21,9 +21,9 @@ MOST = 5  # members of one tree
 # Columns of `ints`, one row a node: the last one holds who claimed it, as bits.
 TOKEN, PARENT, DEPTH, CHILD, SIBLING, CLAIMED = range(6)
 # Columns of `floats`: what each member's score has meant, in log-odds; the scores themselves, likewise; then the probability given the
-# parent by what all requests have shown, the same with what this one has shown, and that of the whole path.
-SCORE, SHARED, VALUE, REACH = MOST, 2 * MOST, 2 * MOST + 1, 2 * MOST + 2
-COLUMNS = REACH + 1
+# parent by what all requests have shown, the same with what this one has shown, that of the whole path, and what feeding it teaches.
+SCORE, SHARED, VALUE, REACH, LESSON = MOST, 2 * MOST, 2 * MOST + 1, 2 * MOST + 2, 2 * MOST + 3
+COLUMNS = LESSON + 1
 # What scores have meant: `[member, whole log-odds, (trials, hits, sum of scores, shift)]`. A score is believed as if it had been seen
 # right so often; trials fade.
 BINS, BELIEF, FADE = 15, 12.0, 0.998
@@ -50,9 +50,6 @@ LARGEST = 7.0  # log-odds
 # Nodes are fed because they seem likely, and so those are that seem likelier than they are: of all tokens that were expected of nodes
 # that were fed, and of those that came, sums are kept, of all requests and of each; they fade, and so many tokens are assumed.
 SUM_FADE, OWN_SUM_FADE, SUMMED, OWN_SUMMED = 0.98, 0.9, 10.0, 10.0
-
-# Of the nodes that are fed, more than these teach a member that learns from them nothing more.
-TEACHING = 24
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -126,12 +123,12 @@ def _mixed(row, claimed, depth, mixer, after):
 
 
 @compiled
-def lay(ints, floats, size, member, tokens, parents, scores, meant):
+def lay(ints, floats, size, member, tokens, parents, scores, lessons, meant):
     """Lay one more draft over the tree; returns its new size, NONE where it is no tree. Nodes past the room there is are left out.
 
-    tokens, parents: `[N]`; scores: `[N]`, not finite where the member has none
+    tokens, parents: `[N]`; scores: `[N]`, not finite where the member has none; lessons: `[N]`, or none
     """
-    if len(tokens) != len(scores) or len(parents) != len(scores):
+    if len(tokens) != len(scores) or len(parents) != len(scores) or len(lessons) not in (0, len(scores)):
         return NONE
     for i in range(len(scores)):
         if parents[i] >= i:
@@ -154,10 +151,13 @@ def lay(ints, floats, size, member, tokens, parents, scores, meant):
             ints[node, TOKEN], ints[node, PARENT] = token, NONE if above < 0 else parent
             ints[node, DEPTH] = 1 if above < 0 else ints[parent, DEPTH] + 1
             ints[node, CHILD], ints[node, CLAIMED] = NONE, 0
+            floats[node, LESSON] = 0.0
             ints[node, SIBLING] = ints[parent, CHILD]
             ints[parent, CHILD] = node
         places[i] = node
         ints[node, CLAIMED] |= 1 << member
+        if len(lessons) > 0:
+            floats[node, LESSON] += lessons[i]
         score = _log_odds(scores[i])
         floats[node, SCORE + member], floats[node, member] = score, score + meant[member, _bin(score), SHIFT]
     return size
@@ -255,25 +255,27 @@ def chance(meant, mixer, after, own, member, score, depth):
 
 
 @compiled
-def gain(floats, size, order, shared_sums, own_sums, gained, most, value):
-    """Add to `gained`, `[1 + N]`, how many tokens, worth `value` each, the likeliest k nodes are expected to bring; more than `most`, or
-    than there are, bring no more."""
-    total = 0.0
+def gain(floats, size, order, shared_sums, own_sums, gained, brings, most, value):
+    """Add to `gained`, `[1 + N]`, how many tokens the likeliest k nodes are expected to bring; more than `most`, or than there are,
+    bring no more. To `brings` these, and those of later steps, each worth `value`."""
+    total, taught = 0.0, 0.0
     kept = (shared_sums[1] + SUMMED) / (shared_sums[0] + SUMMED)
     kept = (own_sums[1] + OWN_SUMMED * kept) / (own_sums[0] + OWN_SUMMED)
     for k in range(1, len(gained)):
         if k <= min(size, most):
-            total += floats[order[k - 1], REACH] * kept
-        gained[k] += value * total
+            node = order[k - 1]
+            total += floats[node, REACH] * kept
+            taught += floats[node, LESSON] * (1 - floats[node, REACH])
+        gained[k] += total
+        brings[k] += value * (total + taught)
 
 
 @compiled
-def widest(gained, seconds, rows, asking, usual, prospect, lesson):
+def widest(gained, seconds, rows, asking, usual, prospect):
     """How many nodes the widest draft should have, so that what the last of them bring is worth the time they take.
 
     `gained` comes on top of a token a row, in `seconds` of the pass and what has been spent on `asking` already. Time is worth what it
     usually brings, `usual` tokens a second, and what this step could bring at best; `prospect` is the latter's share.
-    lesson: what is learnt from a node that is fed, in tokens
     """
     most = 0.0
     for nodes in range(len(gained)):
@@ -281,7 +283,7 @@ def widest(gained, seconds, rows, asking, usual, prospect, lesson):
     rate = (1 - prospect) * usual + prospect * most
     best, value = 0, -rate * seconds[0]
     for nodes in range(1, len(gained)):
-        left = gained[nodes] + lesson * min(nodes, TEACHING) - rate * seconds[nodes]
+        left = gained[nodes] - rate * seconds[nodes]
         if left >= value:  # what takes no time may be worth less than a number can show
             best, value = nodes, left
     return best
@@ -297,6 +299,7 @@ def take(
     tokens,
     parents,
     scores,
+    lessons,
     meant,
     mixer,
     after,
@@ -315,7 +318,7 @@ def take(
     known = size
     if size == 0:
         ints[-1, CHILD] = NONE
-    size = lay(ints, floats, size, member, tokens, parents, scores, meant)
+    size = lay(ints, floats, size, member, tokens, parents, scores, lessons, meant)
     if size == NONE:
         return NONE, added, 0.0
     asked, after = asked | 1 << member, after[before]

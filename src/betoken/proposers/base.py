@@ -6,7 +6,7 @@ A proposer may propose anything: the engine drops what cannot be fed, and verifi
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -129,8 +129,17 @@ class Proposer(Protocol):
     def forget(self) -> None: ...
 
 
-# A draft as arrays: `[N]` tokens, parents, scores.
-Grown = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]
+NO_LESSONS: npt.NDArray[np.float64] = np.zeros(0)
+
+
+class Grown(NamedTuple):
+    """A draft as arrays: `[N]` tokens, parents, scores; and how many tokens, in later steps, are expected of having fed each node, of a
+    method that learns from what the target says after it. None: it learns nothing."""
+
+    tokens: npt.NDArray[np.int64]
+    parents: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float64]
+    lessons: npt.NDArray[np.float64] = NO_LESSONS
 
 
 @runtime_checkable
@@ -143,7 +152,7 @@ class Grows(Protocol):
 
 def as_draft(grown: Grown) -> Draft:
     """Arrays that are known to be a tree."""
-    tokens, parents, scores = grown
+    tokens, parents, scores, _ = grown
     return Draft.trusted(tuple(tokens.tolist()), tuple(parents.tolist()), tuple(scores.tolist()))
 
 

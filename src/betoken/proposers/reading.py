@@ -6,9 +6,12 @@ from pathlib import Path
 
 from betoken.draft import EMPTY, Draft
 from betoken.errors import ParameterError
-from betoken.proposers.base import BaseProposer, Grown, ObserveContext, ProposeContext, SeqView, as_draft
+from betoken.proposers.base import BaseProposer, Grown, ProposeContext, SeqView, as_draft
 
 MOST_NODES, MOST_TOKENS = 4096, 2**30
+# Of what came since it last drafted for a sequence, so many tokens are read when that ends, to be remembered. Who drafted so long ago
+# is not trusted with it, and whoever waits for the next answer need not wait for the reading.
+TAIL = 64
 
 
 class ReadingProposer(BaseProposer):
@@ -50,10 +53,12 @@ class ReadingProposer(BaseProposer):
         self.library: Library = Library(capacity)
         if load is not None:
             self.library.load(Path(load))
+        self._seqs: dict[int, SeqView] = {}
         self._reader = Reader(rule, nodes=nodes, floor=floor, ends=ends, library=self.library, remember=SWITCH[memory])
 
     def begin(self, seq: SeqView) -> None:
         self._reader.begin(seq.seq_id, seq.prompt_length, seq.namespace)
+        self._seqs[seq.seq_id] = seq
 
     def propose(self, ctx: ProposeContext) -> list[Draft]:
         return [EMPTY if seq.room < 1 else as_draft(self.grow(seq, ctx.least)) for seq in ctx.seqs]
@@ -61,13 +66,12 @@ class ReadingProposer(BaseProposer):
     def grow(self, seq: SeqView, least: float) -> Grown:
         """What `propose` drafts where there is room, as arrays; see `base.Grows`."""
         self._reader.read(seq.seq_id, seq.tokens, seq.prompt_length)
-        return self._reader.draft(seq.seq_id, seq.room, least)
-
-    def observe(self, ctx: ObserveContext) -> None:
-        for seq in ctx.seqs:
-            self._reader.read(seq.seq_id, seq.tokens, seq.prompt_length)
+        return Grown(*self._reader.draft(seq.seq_id, seq.room, least))
 
     def end(self, seq_id: int) -> None:
+        seq = self._seqs.pop(seq_id)
+        if self._reader.unread(seq_id, seq.tokens) <= TAIL:
+            self._reader.read(seq_id, seq.tokens, seq.prompt_length)
         self._reader.end(seq_id)
 
     def remove(self, seq_id: int) -> bool:

@@ -38,7 +38,7 @@ class Recycling(BaseProposer):
     k:     how many successors a row keeps
     pairs: how many rows of pairs there are; 0: none, as in the paper
 
-    Rows are kept across requests, `4 * (k + 3) * (V + pairs)` bytes a namespace, of the `NAMESPACES` that were used last.
+    Rows are kept across requests, `4 * (k + 4) * (V + pairs)` bytes a namespace, of the `NAMESPACES` that were used last.
     Raises ParameterError.
     """
 
@@ -88,7 +88,7 @@ class Recycling(BaseProposer):
         """What `propose` drafts, as arrays; see `base.Grows`."""
         self._read_on(seq)
         before, root = seq.tokens[-2:][0], seq.tokens[-1]
-        return self._used[seq.seq_id].grow(self._rates, self._tree, before, root, seq.room, least)
+        return Grown(*self._used[seq.seq_id].grow(self._rates, self._tree, before, root, seq.room, least))
 
     def observe(self, ctx: ObserveContext) -> None:
         """Rates first: they are about the rows that were drafted from."""
@@ -97,7 +97,7 @@ class Recycling(BaseProposer):
         for seq, draft, verdict, top_ids in zip(ctx.seqs, ctx.drafts, ctx.verdicts, ctx.top_ids, strict=True):
             first = len(seq.tokens) - len(verdict.tokens)
             before, root = seq.tokens[first - 2], seq.tokens[first - 1]
-            self._used[seq.seq_id].write(before, root, draft.tokens, draft.parents, top_ids)
+            self._used[seq.seq_id].write(self._rates, before, root, draft, verdict.path, top_ids)
             self._read[seq.seq_id] += len(verdict.tokens)
 
     def forget(self) -> None:

@@ -38,6 +38,9 @@ PADDED, LARGEST, ALL_LOGITS = 128 << 20, 512, 128
 WARMING = -1
 # CUDA's attention copies a mask in every layer whose rows are no multiple of so many.
 ALIGNED = 8
+# From so many slots on kernels that are built for a shape are so much faster that it pays to build some (see `attention`), if there are
+# few shapes: slots, and tokens, are padded to multiples. Not of prompts, which are read in wide passes.
+FAR, FAR_SLOTS, FAR_TOKENS, PROMPT = 10240, 512, 8, 128
 # All logits of so many queries are made as fast as some of them.
 FEW = 8
 
@@ -206,7 +209,8 @@ class HFTarget:
         states = [self._rows[row] for row in self._order[first : last + 1]]
         placed = [by_place.get(place) for place in range(first, last + 1)]
         longest = self._pad(first, states, placed) if self._pads else 0
-        layout = lay_out(states, placed, width=self._width, queries=longest, align=self._aligned(states, by_place))
+        align, least = self._aligned(states, by_place)
+        layout = lay_out(states, placed, width=self._width, queries=max(longest, least), align=align)
         self._cache.aim(first, layout.starts, layout.tokens_BQ.shape[1], layout.allowed_BQS.shape[2])
         places = [self._order.index(feed.row) - first for feed in feeds]
         offsets = [layout.offset_B[place] for place in places]
@@ -216,12 +220,16 @@ class HFTarget:
             offsets = [roots.index(offset - 1) + 1 for offset in offsets]
         return HFScores(logits_BKV, places, offsets, feeds)
 
-    def _aligned(self, states: list[RowState], by_place: dict[int, Feed]) -> int:
-        """What the number of slots should be a multiple of; nothing takes more memory for it."""
+    def _aligned(self, states: list[RowState], by_place: dict[int, Feed]) -> tuple[int, int]:
+        """What the number of slots should be a multiple of, and how many tokens each row should be fed at least; nothing takes more
+        memory for it."""
         if self._align == 1:
-            return 1
-        most = max([state.used for state in states]) + max([_length(feed) for feed in by_place.values()])
-        return self._align if most + self._align <= self._cache.slots else 1
+            return 1, 0
+        used, tokens = max([state.used for state in states]), max([_length(feed) for feed in by_place.values()])
+        padded_ = -(-tokens // FAR_TOKENS) * FAR_TOKENS
+        if used + tokens >= FAR and tokens <= PROMPT and used + padded_ + FAR_SLOTS <= self._cache.slots:
+            return FAR_SLOTS, padded_
+        return self._align if used + tokens + self._align <= self._cache.slots else 1, 0
 
     def _pad(self, first: int, states: list[RowState], placed: list[Feed | None]) -> int:
         """Add idle rows, where there is room for them behind the last one; returns how many tokens each row should be fed. Nothing is
@@ -263,7 +271,9 @@ class HFTarget:
         if roots:
             last = roots == [layout.tokens_BQ.shape[1] - 1]
             keep = {"logits_to_keep": 1 if last else torch.tensor(roots, device=self._device)}
-        with self._attending:
+        slots = layout.allowed_BQS.shape[2]
+        far = slots >= FAR and slots % FAR_SLOTS == 0 and layout.allowed_BQS.shape[1] <= PROMPT
+        with contextlib.nullcontext() if far else self._attending:
             output = self.model(
                 input_ids=torch.from_numpy(layout.tokens_BQ).to(self._device),
                 attention_mask=self._masks(layout),

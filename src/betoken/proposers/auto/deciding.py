@@ -38,8 +38,6 @@ from betoken.proposers.base import BaseProposer, Needs, ObserveContext, ProposeC
 EXPLORE = 0.005
 # What time is worth: by the rate of tokens lately, and by what this step could bring; the latter's share.
 PROSPECT = 0.97
-# What feeding a node teaches, as a share of what those who learn from it are worth.
-LESSON = 0.03
 # Deciding and observing take longer the more members were asked: what each is charged of what they take a step, and of a plain pass at
 # most, for clocks go wrong.
 TAX, MOST_TAX = 0.4, 0.05
@@ -294,19 +292,16 @@ class Auto(BaseProposer):
 
     def _choose(self, pairs: Sequence[Pair], seconds: Any, rate: float) -> list[Draft]:
         """As wide as pays for the whole batch; each row's likeliest nodes up to there, for padding costs as much."""
-        step, gained, even = self._step, self._gained, self._together.even
-        brings = gained if even else self._brings
+        step, gained, brings = self._step, self._gained, self._brings
         gained[:] = brings[:] = 0.0
         for seq, row in pairs:
             most = self._nodes if seq.max_nodes is None else seq.max_nodes
-            row.claims.gain(gained, most)
-            if not even:
-                row.claims.gain(brings, most, row.value)
+            row.claims.gain(gained, brings, most, row.value)
         step.most = min(max([row.claims.size for _, row in pairs]), self._nodes)
         step.nodes = 0
         if step.most:
             plain = float(step.rows - len(pairs)) + sum([row.value for _, row in pairs])
-            args = plain, step.asking, rate, PROSPECT, self._lesson()
+            args = plain, step.asking, rate, PROSPECT
             step.nodes = min(int(mixing.widest(brings, seconds, *args)), step.most)
         step.expected = step.rows + float(gained[step.nodes])
         step.seconds = float(seconds[step.nodes]) + step.asking
@@ -317,16 +312,6 @@ class Auto(BaseProposer):
         for (_, row), draft in zip(pairs, drafts, strict=True):
             row.draft = draft
         return drafts
-
-    def _lesson(self) -> float:
-        """What the next steps gain from a node that is fed in this one: a member that learns from what the target says after each
-        node, accepted or not, needs nodes to learn from. In tokens, of all rows; as much as such members are worth."""
-        usual = [
-            count * float(self._prices[pays.USUAL, index, pays.MIDDLE])
-            for index, count in enumerate(self._step.asked)
-            if count and self._readers >> index & 1
-        ]
-        return LESSON * sum(usual)
 
     def observe(self, ctx: ObserveContext) -> None:
         start = self._clock()
@@ -345,7 +330,11 @@ class Auto(BaseProposer):
         if turn < NEW or turn % SELDOM == 0 or step.forgotten:
             self._curve.learn(step.rows, width, step.context, ctx.seconds)
         following = sum(
-            [self._follow(member, pairs, ctx, pace) for member in self._members if step.asked[member.index]]
+            [
+                self._follow(member, pairs, ctx, pace)
+                for member in self._members
+                if member.observes and step.asked[member.index]
+            ]
         )
         self._together.learn(pairs, [len(verdict.tokens) for verdict in ctx.verdicts])
         whole = step.seconds + following
@@ -357,9 +346,10 @@ class Auto(BaseProposer):
     def _keep_books(self, emitted: int, came: Any, measured: float, pace: float) -> None:
         """emitted: a token for each row that nothing is drafted for among them."""
         step, overhead = self._step, float(self._overhead[pays.MIDDLE])
-        for member, asked in zip(self._members, step.asked, strict=True):
-            if asked:
-                self.ledger.accounts[member.name].accepted += int(came[member.index])
+        if step.nodes:
+            for member, asked in zip(self._members, step.asked, strict=True):
+                if asked:
+                    self.ledger.accounts[member.name].accepted += int(came[member.index])
         predicted = pace * (step.seconds + overhead)
         pays.note(self._overhead, (step.spent - step.asking * pace) / pace)
         self.ledger.note(

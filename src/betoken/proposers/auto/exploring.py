@@ -8,6 +8,8 @@ from betoken.proposers.auto.members import Member, Pair
 
 # Every so many steps it is asked whether somebody should be asked.
 RESTING = 4
+# What the dearest members take is looked up after so many.
+LOOKING = 16
 
 
 class Exploring:
@@ -15,7 +17,7 @@ class Exploring:
 
     def __init__(self, members: int, share: float) -> None:
         self._share, self.turn = share, 0
-        self.allowance, self._most = 0.0, 0.0
+        self.allowance, self._most, self._looked = 0.0, 0.0, -LOOKING
         self._asked_at = [0] * members
 
     def due(self) -> bool:
@@ -37,7 +39,8 @@ class Exploring:
         index = min(able, key=self._asked_at.__getitem__, default=-1)
         if index < 0 or self.turn - self._asked_at[index] < RESTING:
             return {}
-        self._most = 2 * float(prices[: pays.USUAL, :, pays.MIDDLE].sum(axis=0).max())
+        if self.turn >= self._looked + LOOKING or not self._most:
+            self._looked, self._most = self.turn, 2 * float(prices[: pays.USUAL, :, pays.MIDDLE].sum(axis=0).max())
         seconds, following, beginning = prices[: pays.USUAL, index, pays.MIDDLE].tolist()
         cost = seconds + following + (0.0 if row.begun >> index & 1 else beginning)
         if self.allowance < cost:

@@ -8,7 +8,7 @@ from typing import Any
 from betoken.draft import EMPTY, Draft, trunk
 from betoken.errors import BetokenError
 from betoken.policy.claims import Claims
-from betoken.proposers.base import Grows, ObserveContext, ProposeContext, Proposer, SeqView
+from betoken.proposers.base import BaseProposer, Grows, ObserveContext, ProposeContext, Proposer, SeqView
 
 LOG = logging.getLogger("betoken.auto")
 # Where nothing that was drafted is fed, some times in a row, nobody is thought of for 1, 2, 3, ... steps.
@@ -56,6 +56,7 @@ class Member:
         self._branching = branching
         self.grows = branching and isinstance(proposer, Grows)  # else its drafts have to be cut to chains
         self.levels = proposer.needs.levels
+        self.observes = getattr(type(proposer), "observe", None) is not BaseProposer.observe
 
     def able(self, seq: SeqView) -> int:
         """Its bit where it can be of use to a sequence."""
@@ -95,8 +96,7 @@ class Member:
         """What it drafts, as arrays, over what is there; whether that worked."""
         seq, row = pair
         try:
-            tokens, parents, scores = self.proposer.grow(seq, least)  # type: ignore[attr-defined]
-            row.claims.lay(self.index, tokens, parents, scores, costs)
+            row.claims.lay(self.index, self.proposer.grow(seq, least), costs)  # type: ignore[attr-defined]
         except BetokenError:
             raise
         except Exception as failure:
