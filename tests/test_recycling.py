@@ -152,7 +152,9 @@ class Plain:
         self.rows: dict[int, tuple[Any, int, list[int]]] = {}
         self.hits = [[WEIGHT * BELIEF / (rank + 1) ** 2 for rank in range(k)] for _ in range(KINDS)]
         self.trials = [WEIGHT] * KINDS
-        self.lessons: dict[int, int] = {}  # of places, what was told and has not been needed yet
+        self.lessons: dict[
+            int, tuple[int, list[int]]
+        ] = {}  # of places, what was told and has not been needed yet; what was known
         self.useful, self.told = [LESSON_WEIGHT * LESSON_WORTH] * LESSONS, [LESSON_WEIGHT] * LESSONS
 
     def places(self, before: int, token: int) -> list[tuple[int, Any]]:
@@ -171,7 +173,8 @@ class Plain:
             for place, owner in self.places(text[at - 2] if at > 1 else 0, text[at - 1])[: 2 if at > 1 else 1]:
                 known, kind, row = self.rows.get(place, (None, READ, []))
                 if known != owner:
-                    row, self.lessons[place] = [], NO_LESSON
+                    row = []
+                    self.lessons.pop(place, None)
                 if row[:1] != [text[at]]:
                     kind, row = READ, [text[at], *(other for other in row if other != text[at])][: self.k]
                 self.rows[place] = owner, kind, row
@@ -193,16 +196,17 @@ class Plain:
 
     def write(self, befores: list[int], tokens: list[int], top_ids: list[list[int]], accepted: set[int]) -> None:
         earlier = dict(self.rows)
-        lessons = [self.lesson(*pair) for pair in zip(befores, tokens, strict=True)]
+        pairs = [*zip(befores, tokens, strict=True)]
+        lessons, known_before = [self.lesson(*pair) for pair in pairs], [self.find(*pair)[1][:1] for pair in pairs]
         for at, (before, token, likeliest) in enumerate(zip(befores, tokens, top_ids, strict=True)):
             for place, owner in self.places(before, token):
                 known, kind, row = earlier.get(place, (None, READ, []))
                 again = known == owner and row[:1] == likeliest[:1]
                 if place >= self.vocab and self.rows.get(place, (None,))[0] != owner:
-                    self.lessons[place] = NO_LESSON
+                    self.lessons.pop(place, None)
                 self.rows[place] = owner, min(kind + 1, STABLE) if again else 1, likeliest
             if at not in accepted and (lesson := lessons[at]) != NO_LESSON:
-                self.lessons[self.place(before, token)] = lesson
+                self.lessons[self.place(before, token)] = lesson, known_before[at]
                 self.useful[lesson - 1] *= LESSON_FADE
                 self.told[lesson - 1] = self.told[lesson - 1] * LESSON_FADE + 1
 
@@ -215,7 +219,8 @@ class Plain:
                 self.hits[kind] = [hits * FADE + (other == after) for hits, other in zip(old, padded, strict=True)]
                 self.trials[kind] = self.trials[kind] * FADE + 1
                 place = self.place(before, token)
-                if lesson := self.lessons.pop(place, NO_LESSON):
+                lesson, before_it = self.lessons.pop(place, (NO_LESSON, []))
+                if lesson != NO_LESSON and [after] != before_it:
                     self.useful[lesson - 1] += padded.count(after)
 
     def grow(self, before: int, root: int, nodes: int, room: int) -> tuple[list[int], list[int], list[float]]:

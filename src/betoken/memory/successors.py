@@ -19,16 +19,16 @@ from betoken.draft import Draft
 Nodes = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 ROOT, UNSEEN = -1, -1
-# The columns of a row: the pair it belongs to (of rows of pairs), its kind, what lesson it is of that has not been needed yet, its
-# successors from FIRST on, best first.
-BEFORE, TOKEN, KIND, LESSON, FIRST = range(5)
+# The columns of a row: the pair it belongs to (of rows of pairs), its kind, what lesson it is of that has not been needed yet and what
+# was likeliest before it, its successors from FIRST on, best first.
+BEFORE, TOKEN, KIND, LESSON, WAS, FIRST = range(6)
 # What kind of row it is tells how far to trust it. READ: known from text alone. From 1: seen in a forward pass; to STABLE: one more
 # for each time its likeliest successor was the same again. Rows of pairs are counted apart from rows of tokens.
 READ, STABLE = 0, 4
 KINDS = 2 * (STABLE + 1)
 # A node that was fed and not accepted is a lesson where it told a row more than was known: of a token that had only been read, of a pair
 # where only its second token had been seen, of a pair that had only been read. It was of use where the text comes to that row later, and
-# finds its next token there. How often that is of each kind of lesson is counted, below what is known of kinds of rows.
+# finds its next token there, which is not what was likeliest before. How often that is of each kind of lesson is counted, below what is known of kinds of rows.
 NO_LESSON, NEW_TOKEN, NEW_PAIR, READ_PAIR = range(4)
 LESSONS = 3
 # How slowly lessons fade, what a lesson is worth before anything happened, and how many lessons that counts for.
@@ -195,7 +195,7 @@ def _learn(rows, vocab_size, rates, text):
             found += hit
         rates[kind, k] = rates[kind, k] * FADE + 1.0
         if rows[row, LESSON] != NO_LESSON:
-            rates[KINDS - 1 + rows[row, LESSON], 0] += found
+            rates[KINDS - 1 + rows[row, LESSON], 0] += found if text[place] != rows[row, WAS] else 0.0
             rows[row, LESSON] = NO_LESSON
 
 
@@ -217,22 +217,23 @@ def _write(rows, vocab_size, rates, fed, parents, likeliest, path):
     fed: the token before the root, the root, the nodes; path: those that were accepted, which are no lessons
     """
     count, k = len(likeliest), rates.shape[1] - 1
-    befores, kinds, lessons = np.empty(count, np.int64), np.empty((count, 2), np.int64), np.empty(count, np.int64)
+    befores, kinds, lessons = np.empty(count, np.int64), np.empty((count, 2), np.int64), np.empty((count, 2), np.int64)
     for i in range(count):
         befores[i] = fed[0] if i == 0 else fed[parents[i - 1] + 2]  # fed[1], the root, where the parent is ROOT
         before, token, first = befores[i], fed[i + 1], likeliest[i, 0]
         _check(vocab_size, before)
         _check(vocab_size, token)
-        lessons[i] = _lesson(rows, vocab_size, *_find(rows, vocab_size, before, token))
+        row, kind = _find(rows, vocab_size, before, token)
+        lessons[i, 0], lessons[i, 1] = _lesson(rows, vocab_size, row, kind), rows[row, FIRST]
         kinds[i, 0] = _kind_after(rows, token, first)
         if len(rows) > vocab_size:
             row = _pair_row(rows, vocab_size, before, token)
             kinds[i, 1] = _kind_after(rows, row, first) if _is_of(rows, row, before, token) else 1
-    lessons[0] = NO_LESSON
+    lessons[0, 0] = NO_LESSON
     for node in path:
-        lessons[node + 1] = NO_LESSON
+        lessons[node + 1, 0] = NO_LESSON
     for i in range(count):
-        before, token, lesson = befores[i], fed[i + 1], lessons[i]
+        before, token, lesson = befores[i], fed[i + 1], lessons[i, 0]
         _put(rows, vocab_size, token, kinds[i, 0], likeliest, i)
         row = np.int64(token)
         if len(rows) > vocab_size:
@@ -243,7 +244,7 @@ def _write(rows, vocab_size, rates, fed, parents, likeliest, path):
         if lesson != NO_LESSON:
             about = rates[KINDS - 1 + lesson]
             about[0], about[k] = about[0] * LESSON_FADE, about[k] * LESSON_FADE + 1.0
-            rows[row, LESSON] = lesson
+            rows[row, LESSON], rows[row, WAS] = lesson, lessons[i, 1]
 
 
 @compiled

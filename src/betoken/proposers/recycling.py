@@ -38,7 +38,7 @@ class Recycling(BaseProposer):
     k:     how many successors a row keeps
     pairs: how many rows of pairs there are; 0: none, as in the paper
 
-    Rows are kept across requests, `4 * (k + 4) * (V + pairs)` bytes a namespace, of the `NAMESPACES` that were used last.
+    Rows are kept across requests, `4 * (k + 5) * (V + pairs)` bytes a namespace, of the `NAMESPACES` that were used last.
     Raises ParameterError.
     """
 
