@@ -202,7 +202,7 @@ def test_a_clock_that_went_wrong_for_a_while_is_got_over(bad: float) -> None:
     fed = sum(map(bool, watched.drafts[20:]))
     assert fed > 0.9 * len(watched.drafts[20:]), "a predictable text is hardly drafted any more"
     assert all(math.isfinite(value) for value in (auto._pace.speedup, auto._exploring.allowance, auto._curve.pace))
-    assert np.isfinite(auto._prices).all()
+    assert np.isfinite(auto._prices.values).all()
 
 
 @pytest.mark.parametrize("way", WAYS)

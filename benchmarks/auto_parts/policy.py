@@ -42,6 +42,9 @@ class Member:
     def propose(self, ctx: ProposeContext) -> list[Draft]:
         return self._timed(lambda: self._proposer.propose(self._open(ctx)))
 
+    def grow(self, seq: SeqView, least: float) -> Any:
+        return self._timed(lambda: self._proposer.grow(seq, least))  # type: ignore[attr-defined]
+
     def _open(self, ctx: ProposeContext) -> ProposeContext:
         return ctx if ctx.pays is None else replace(ctx, pays=self._handed_back(ctx.pays))
 

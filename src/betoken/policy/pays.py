@@ -67,7 +67,7 @@ def lately() -> Floats:
 
 @compiled
 def note(values, value):
-    """One more value of a number."""
+    """One more value of a number; returns the median."""
     number, room = int(values[NUMBER]), len(values) - VALUES
     values[VALUES + number % room] = value
     values[NUMBER] = number + 1
@@ -84,6 +84,7 @@ def note(values, value):
     for i in range(count):
         fair += min(ranked[i], ODD * middle)
     values[MIDDLE], values[MEAN], values[FAIR] = middle, total / count, fair / count
+    return middle
 
 
 def standing(right: int | None) -> int:

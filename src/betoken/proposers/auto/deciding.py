@@ -30,6 +30,7 @@ from betoken.proposers.auto.experts import OFTEN, Experts
 from betoken.proposers.auto.exploring import RESTING, Exploring
 from betoken.proposers.auto.levels import Levels
 from betoken.proposers.auto.members import Member, Pair, Row
+from betoken.proposers.auto.prices import Prices
 from betoken.proposers.auto.step import Step, begins
 from betoken.proposers.auto.together import Together
 from betoken.proposers.base import BaseProposer, Needs, ObserveContext, ProposeContext, Proposer, SeqView
@@ -103,11 +104,12 @@ class Auto(BaseProposer):
 
     def _learnt_nothing(self) -> None:
         count = len(self._members)
-        self._prices, self._rated = pays.no_prices(count), np.zeros((2, count))
-        self._levels, self._overhead, self._extra = pays.lately(), pays.lately(), 0.0
+        self._prices, self._rated = Prices(count), np.zeros((2, count))
+        self._levels, self._overhead, self._extra, self._deciding = pays.lately(), pays.lately(), 0.0, 0.0
+        self._base, self._added, self._costs = None, np.zeros(self._nodes + 1), np.zeros(self._nodes + 1)
         self._pace, self._fed, self._together = Pace(), 1.0, Together()
         self._settled = 0  # bits: who is asked, in this step, only where it brought enough
-        self._due = np.zeros(MOST)  # what an answer of each member has to bring, in tokens
+        self._due = [0.0] * MOST  # what an answer of each member has to bring, in tokens
         self._exploring = Exploring(count, self._explore)
         self._step = Step(asked=[0] * count)
         self.ledger = Ledger([member.name for member in self._members])
@@ -124,7 +126,7 @@ class Auto(BaseProposer):
         records = self._records[sum(temperature > edge for edge in HEATS)]
         able = sum(member.able(seq) for member in self._members)
         claims = Claims(records, self._nodes * max(len(self._members), 1), self._nodes)
-        np.maximum(claims.brought, BENEFIT * self._due, out=claims.brought)
+        np.maximum(claims.brought, np.multiply(self._due, BENEFIT), out=claims.brought)
         row = Row(claims, able, tired=0 if self._fed > SELDOM_FED else TIRED, pace=self._together.pace)
         self._rows[seq.seq_id] = row
         try:
@@ -141,7 +143,7 @@ class Auto(BaseProposer):
                 start = self._clock()
                 member.begin(seq, row)
                 took = self._clock() - start
-                pays.note(self._prices[pays.BEGINNING, member.index], took / self._curve.pace)
+                self._prices.note(pays.BEGINNING, member.index, took / self._curve.pace)
 
     def propose(self, ctx: ProposeContext) -> list[Draft]:
         if ctx.stochastic:
@@ -160,23 +162,29 @@ class Auto(BaseProposer):
         tried: dict[int, int] = {}
         if self._exploring.due():
             self._rated *= pays.DOUBT_FADE**RESTING
-            tried = self._exploring.whom(pairs, self._members, self._prices)
+            tried = self._exploring.whom(pairs, self._members, self._prices.values)
         awake = [pair for pair in pairs if not pair[1].rests() or pair[0].seq_id in tried]
         if not awake:
             return self._nobody(pairs, start)
         rate = self._pace.speedup * rows / plain
-        costs = (seconds - seconds[0]) * (rate / rows)
-        self._extra = min(TAX * float(self._overhead[pays.MIDDLE]), MOST_TAX * plain)
+        costs = self._costs_at(seconds, rate / rows)
+        self._extra = min(TAX * self._deciding, MOST_TAX * plain)
         for _, row in pairs:
             row.claims.clear(pays.standing(row.right))
         self._together.value(pairs, step, self._curve, last=ctx.last)
         step.asking = self._ask_all(awake, tried, rate, costs)
         drafts = self._choose(pairs, seconds, rate)
-        takes = (step.asking + float(self._overhead[pays.MIDDLE])) / plain
+        takes = (step.asking + self._deciding) / plain
         for _, row in awake:
             self._fed += (1 - FED_FADE) * (row.tire(takes > NOTHING) - self._fed)
         step.spent = self._clock() - start
         return drafts
+
+    def _costs_at(self, seconds: Any, tokens: float) -> Any:
+        """What 0, 1, ... nodes cost, in tokens; overwritten by the next."""
+        if seconds is not self._base:
+            self._base, self._added = seconds, seconds - seconds[0]
+        return np.multiply(self._added, tokens, out=self._costs)
 
     def _nobody(self, pairs: Sequence[Pair], start: float) -> list[Draft]:
         """A step in which nobody is thought of."""
@@ -212,7 +220,7 @@ class Auto(BaseProposer):
         took, most, together = 0.0, CHEAP * self._step.plain, self._step.rows > 1
         self._settled = 0
         for member in self._members:
-            price = self._price(member.index)
+            price = self._prices.asking(member.index)
             self._due[member.index] = rate * price * (MORE if together else 1.0)
             if not member.levels and price <= most:
                 took += self._ask_due(member, pairs, rate, costs)
@@ -233,16 +241,12 @@ class Auto(BaseProposer):
             row.claims.hoped = math.nan  # it was not chosen for its worth
         return self._ask(member, asking, rate, costs)
 
-    def _price(self, index: int) -> float:
-        """Seconds of asking and observing, a row; 0 where nobody knows. A median: the first answer of a request, before which its prompt
-        is read, says nothing about the next one."""
-        prices = self._prices
-        return float(prices[pays.ASKING, index, pays.MIDDLE] + prices[pays.FOLLOWING, index, pays.MIDDLE])
-
     def _next(self, seq: SeqView, row: Row, rate: float) -> int:
         """Whom a row should ask now; -1: nobody."""
         able = row.able & ~self._settled if seq.room >= 1 else 0
-        return row.claims.whom(self._prices, self._rated, self._extra, able, row.begun, self._readers, rate / row.value)
+        return row.claims.whom(
+            self._prices.values, self._rated, self._extra, able, row.begun, self._readers, rate / row.value
+        )
 
     def _tried(self, tried: dict[int, int], seq: SeqView, row: Row, rate: float) -> int:
         index = tried.pop(seq.seq_id)
@@ -264,7 +268,7 @@ class Auto(BaseProposer):
         for pair in self._laid(member, pairs, rate, costs, pace):
             self._account(index, account, pair[1].claims)
         now = self._clock()
-        pays.note(self._prices[pays.ASKING, index], (now - start) / pace / count)
+        self._prices.note(pays.ASKING, index, (now - start) / pace / count)
         self._step.asked[index] += count
         account.seconds += now - begun
         return (now - begun) / pace
@@ -272,7 +276,7 @@ class Auto(BaseProposer):
     def _account(self, index: int, account: Account, claims: Claims) -> None:
         account.asked += 1
         account.worth += claims.worth
-        pays.note(self._prices[pays.USUAL, index], claims.worth)
+        self._prices.note(pays.USUAL, index, claims.worth)
         if claims.hoped == claims.hoped:
             self._rated[:, index] += claims.hoped, claims.worth
 
@@ -325,9 +329,9 @@ class Auto(BaseProposer):
             fed = len(draft) if draft is row.draft or begins(row.draft, draft) else 0
             row.right = row.claims.learn(verdict.tokens, fed, came, seems) if row.claims.asked else None
             row.claims.step += 1
-        width = max(ctx.width, 1 + max([len(draft) for draft in ctx.drafts]))
         turn = self._exploring.turn
         if turn < NEW or turn % SELDOM == 0 or step.forgotten:
+            width = max(ctx.width, 1 + max([len(draft) for draft in ctx.drafts]))
             self._curve.learn(step.rows, width, step.context, ctx.seconds)
         following = sum(
             [
@@ -345,13 +349,13 @@ class Auto(BaseProposer):
 
     def _keep_books(self, emitted: int, came: Any, measured: float, pace: float) -> None:
         """emitted: a token for each row that nothing is drafted for among them."""
-        step, overhead = self._step, float(self._overhead[pays.MIDDLE])
+        step, overhead = self._step, self._deciding
         if step.nodes:
             for member, asked in zip(self._members, step.asked, strict=True):
                 if asked:
                     self.ledger.accounts[member.name].accepted += int(came[member.index])
         predicted = pace * (step.seconds + overhead)
-        pays.note(self._overhead, (step.spent - step.asking * pace) / pace)
+        self._deciding = pays.note(self._overhead, (step.spent - step.asking * pace) / pace)
         self.ledger.note(
             Note(
                 step.rows, step.context, step.nodes, step.most, tuple(step.asked), step.expected, emitted,
@@ -371,7 +375,7 @@ class Auto(BaseProposer):
         start = self._clock()
         member.observe(pairs, places, ctx)
         took = (self._clock() - start) / pace
-        pays.note(self._prices[pays.FOLLOWING, member.index], took / len(places))
+        self._prices.note(pays.FOLLOWING, member.index, took / len(places))
         return took
 
     def forget(self) -> None:
