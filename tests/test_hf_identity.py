@@ -16,6 +16,7 @@ from betoken.proposers.base import BaseProposer, ProposeContext, SeqView, Worksh
 from betoken.proposers.base import methods as known_methods
 from betoken.proposers.draft_model import DraftModel
 from betoken.sampling import Sampler
+from betoken.targets import hf
 from betoken.targets.base import Feed
 from betoken.targets.hf import HFTarget
 from betoken.targets.scores import HFScores
@@ -139,14 +140,16 @@ def test_plain_decoding_is_the_models_own(name: str) -> None:
         assert tokens == logits.argmax(-1).tolist()
 
 
-@pytest.mark.parametrize("align", [1, 8])
+@pytest.mark.parametrize("align", [1, 8, 32])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_logits_of_a_tree_are_those_of_its_paths(name: str, align: int) -> None:
+def test_logits_of_a_tree_are_those_of_its_paths(name: str, align: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every node of a branching tree, in a ragged batch, after commits that moved slots, against plain forwards. align: 8 is what slots
-    are padded to on CUDA."""
+    are padded to on CUDA, 32 stands for what they are there over long contexts, where tokens are padded, too."""
     model = tiny(name)
     target = HFTarget(model, pack=False)
-    target._align = align
+    target._align = min(align, 8)
+    monkeypatch.setattr(hf, "FAR", 0 if align > 8 else hf.FAR)
+    monkeypatch.setattr(hf, "FAR_SLOTS", 32)
     tree = Draft((5, 6, 7, 8, 9, 10, 11), (-1, -1, 0, 1, 3, 3, -1))
     rows = {0: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], 1: [30], 2: [21, 22, 23]}
     target.score([Feed(row, tuple(tokens)) for row, tokens in rows.items()])
@@ -156,6 +159,7 @@ def test_logits_of_a_tree_are_those_of_its_paths(name: str, align: int) -> None:
         for row in rows:
             rows[row].append(40 + row)
         scores = target.score([Feed(row, (tokens[-1],), tree) for row, tokens in rows.items()])
+        assert target._cache._window % align == 0
         for index, tokens in enumerate(rows.values()):
             for node in range(-1, len(tree)):
                 path = [tree.tokens[step] for step in tree.path_to(node)]

@@ -300,6 +300,7 @@ def test_no_token_writes_outside_of_the_rows() -> None:
         lambda: rows.learn(rates, [-1, 0, 0]),
         lambda: rows.write(rates, 0, 4, Draft(), (), np.zeros((1, 2))),
         lambda: rows.write(rates, 0, 0, chain([9]), (), np.zeros((2, 2))),
+        lambda: rows.write(rates, 0, 0, chain([1]), (1,), np.zeros((2, 2))),
         lambda: rows.grow(rates, tree, 0, 4, 1),
     ):
         with pytest.raises(IndexError):

@@ -231,6 +231,8 @@ def _write(rows, vocab_size, rates, fed, parents, likeliest, path):
             kinds[i, 1] = _kind_after(rows, row, first) if _is_of(rows, row, before, token) else 1
     lessons[0, 0] = NO_LESSON
     for node in path:
+        if node < 0 or node + 1 >= count:
+            raise IndexError("a node is outside of the draft")
         lessons[node + 1, 0] = NO_LESSON
     for i in range(count):
         before, token, lesson = befores[i], fed[i + 1], lessons[i, 0]
