@@ -69,6 +69,21 @@ class Table:
         return False
 
 
+class Costs:
+    """What more nodes cost, in tokens. The seconds are the same array for many steps."""
+
+    def __init__(self) -> None:
+        self._seconds: Floats | None = None
+        self._more = self._costs = np.zeros(0)
+
+    def of(self, seconds: Floats, rate: float) -> Floats:
+        """`[1 + N]` of passes with 0, 1, ... nodes, where a second is worth `rate` tokens; overwritten by the next."""
+        if seconds is not self._seconds:
+            self._seconds, self._more = seconds, seconds - seconds[0]
+            self._costs = np.empty_like(seconds)
+        return np.multiply(self._more, rate, out=self._costs)
+
+
 class _Window:
     """The last values of a number, as they came and ranked."""
 

@@ -2,10 +2,10 @@
 
 Members that take next to none of a pass are asked at every step, as long as what they bring a row pays for that; a row that nothing
 could be fed for rests a while. Of the others the one whose answer is expected to be worth most beyond its price is asked, then the
-next, each only where what it adds to the tree so far pays for its time (`policy.pays`); a draft model is stopped level by level by
-the same rule. Their trees are laid over each
-other (`policy.claims`), and as many of the likeliest nodes are fed as bring in more than the time they add (`policy.cost`) is worth at
-the tokens per second that are being made. A batch has one budget, for it is as wide as its widest row.
+next, each only where what it adds to the tree so far pays for its time (`policy.pays`); a draft model is stopped level by level by the
+same rule. Their trees are laid over each other (`policy.claims`), and as many of the likeliest nodes are fed as bring in more than the
+time they add (`policy.cost`) is worth at the tokens per second that are being made. A batch has one budget: it is as wide as its widest
+row.
 
 Decisions follow the clock; the text cannot, since the walk keeps only what the target says itself.
 """
@@ -22,10 +22,11 @@ from betoken.errors import ParameterError
 from betoken.policy import mixing, pays
 from betoken.policy.claims import SEEMS, Claims, Records
 from betoken.policy.clock import Pace, Steady
-from betoken.policy.cost import Curve, Measured
-from betoken.policy.ledger import Account, Ledger, Note
+from betoken.policy.cost import Costs, Curve, Measured
+from betoken.policy.ledger import Account
 from betoken.policy.mixing import MOST
 from betoken.proposers.auto import NAME, NODES, options
+from betoken.proposers.auto.books import Books
 from betoken.proposers.auto.experts import OFTEN, Experts
 from betoken.proposers.auto.exploring import RESTING, Exploring
 from betoken.proposers.auto.levels import Levels
@@ -49,7 +50,7 @@ CHEAP, BENEFIT = 0.1, 1.5
 # may not be worth it for all.
 MORE, FACTS = 1.25, 0.0
 # Where less than this share of steps fed anything, lately, of all rows, a new one starts as tired as after so many steps.
-FED_FADE, SELDOM_FED, TIRED = 0.98, 0.05, 8
+FED_FADE, SELDOM_FED, TIRED = 0.98, 0.05, 12
 # Where asking and deciding take less of a plain pass than this nobody need rest.
 NOTHING = 0.02
 # After so many steps the curve is known well enough to be corrected by every third pass: that takes time, too.
@@ -105,14 +106,14 @@ class Auto(BaseProposer):
     def _learnt_nothing(self) -> None:
         count = len(self._members)
         self._prices, self._rated = Prices(count), np.zeros((2, count))
-        self._levels, self._overhead, self._extra, self._deciding = pays.lately(), pays.lately(), 0.0, 0.0
-        self._base, self._added, self._costs = None, np.zeros(self._nodes + 1), np.zeros(self._nodes + 1)
+        self._levels, self._extra, self._costs = pays.lately(), 0.0, Costs()
         self._pace, self._fed, self._together = Pace(), 1.0, Together()
         self._settled = 0  # bits: who is asked, in this step, only where it brought enough
         self._due = [0.0] * MOST  # what an answer of each member has to bring, in tokens
         self._exploring = Exploring(count, self._explore)
         self._step = Step(asked=[0] * count)
-        self.ledger = Ledger([member.name for member in self._members])
+        self._books = Books(self._names)
+        self.ledger = self._books.ledger
 
     @property
     def library(self) -> Any:
@@ -151,10 +152,14 @@ class Auto(BaseProposer):
                 "method", NAME, 'a method by name where acceptance is "residual": auto keeps nodes by value'
             )
         start = self._clock()
+        if self._asleep(ctx):
+            self._step.spent = self._clock() - start
+            return [EMPTY]
         rows, context = max(ctx.rows, len(ctx.seqs)), max([len(seq.tokens) for seq in ctx.seqs])
         seconds = self._curve.seconds(rows, context, self._nodes)
         step, plain = self._step, float(seconds[0])
         step.rows, step.context, step.plain, step.asked = rows, context, plain, [0] * len(self._members)
+        step.nobody = False
         pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
         step.forgotten = self._curve.forgotten(rows)
         if step.forgotten:
@@ -167,29 +172,31 @@ class Auto(BaseProposer):
         if not awake:
             return self._nobody(pairs, start)
         rate = self._pace.speedup * rows / plain
-        costs = self._costs_at(seconds, rate / rows)
-        self._extra = min(TAX * self._deciding, MOST_TAX * plain)
+        costs = self._costs.of(seconds, rate / rows)
+        self._extra = min(TAX * self._books.deciding, MOST_TAX * plain)
         for _, row in pairs:
             row.claims.clear(pays.standing(row.right))
         self._together.value(pairs, step, self._curve, last=ctx.last)
         step.asking = self._ask_all(awake, tried, rate, costs)
         drafts = self._choose(pairs, seconds, rate)
-        takes = (step.asking + self._deciding) / plain
+        takes = (step.asking + self._books.deciding) / plain
         for _, row in awake:
             self._fed += (1 - FED_FADE) * (row.tire(takes > NOTHING) - self._fed)
         step.spent = self._clock() - start
         return drafts
 
-    def _costs_at(self, seconds: Any, tokens: float) -> Any:
-        """What 0, 1, ... nodes cost, in tokens; overwritten by the next."""
-        if seconds is not self._base:
-            self._base, self._added = seconds, seconds - seconds[0]
-        return np.multiply(self._added, tokens, out=self._costs)
+    def _asleep(self, ctx: ProposeContext) -> bool:
+        """Whether the only row rests, as in the step before: then what was said of that holds. Where nothing helps this is most steps."""
+        step, row = self._step, self._rows[ctx.seqs[0].seq_id]
+        alone = len(ctx.seqs) == 1 and ctx.rows < 2 and step.rows == 1 and step.nobody
+        step.asleep = alone and row.rest > 0 and not row.claims.asked and self._exploring.passes()
+        row.rest -= step.asleep
+        return step.asleep
 
     def _nobody(self, pairs: Sequence[Pair], start: float) -> list[Draft]:
         """A step in which nobody is thought of."""
         step = self._step
-        step.nodes = step.most = 0
+        step.nodes, step.most, step.nobody = 0, 0, True
         step.expected, step.seconds, step.asking = float(step.rows), step.plain, 0.0
         for _, row in pairs:
             row.claims.clear()
@@ -320,6 +327,9 @@ class Auto(BaseProposer):
     def observe(self, ctx: ObserveContext) -> None:
         start = self._clock()
         step, pace = self._step, self._curve.pace
+        if step.asleep:
+            self._dreamt(ctx, start, pace)
+            return
         pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
         emitted, came, seems = 0, self._came, SEEMS if step.rows == 1 else FACTS
         came[:] = 0.0
@@ -333,35 +343,30 @@ class Auto(BaseProposer):
         if turn < NEW or turn % SELDOM == 0 or step.forgotten:
             width = max(ctx.width, 1 + max([len(draft) for draft in ctx.drafts]))
             self._curve.learn(step.rows, width, step.context, ctx.seconds)
-        following = sum(
-            [
-                self._follow(member, pairs, ctx, pace)
-                for member in self._members
-                if member.observes and step.asked[member.index]
-            ]
-        )
+        asked = [member for member in self._members if member.observes and step.asked[member.index]]
+        following = sum([self._follow(member, pairs, ctx, pace) for member in asked])
         self._together.learn(pairs, [len(verdict.tokens) for verdict in ctx.verdicts])
         whole = step.seconds + following
         self._pace.learn(emitted / max(len(ctx.seqs), 1), whole / step.plain if step.plain > 0 else 1.0)
         self._exploring.earn(whole)
         step.spent += self._clock() - start
-        self._keep_books(emitted + step.rows - len(ctx.seqs), came, ctx.seconds, pace)
+        self._keep_books(emitted + step.rows - len(ctx.seqs), ctx.seconds, pace)
 
-    def _keep_books(self, emitted: int, came: Any, measured: float, pace: float) -> None:
-        """emitted: a token for each row that nothing is drafted for among them."""
-        step, overhead = self._step, self._deciding
-        if step.nodes:
-            for member, asked in zip(self._members, step.asked, strict=True):
-                if asked:
-                    self.ledger.accounts[member.name].accepted += int(came[member.index])
-        predicted = pace * (step.seconds + overhead)
-        self._deciding = pays.note(self._overhead, (step.spent - step.asking * pace) / pace)
-        self.ledger.note(
-            Note(
-                step.rows, step.context, step.nodes, step.most, tuple(step.asked), step.expected, emitted,
-                predicted, measured + step.spent, step.plain * pace,
-            )
-        )  # fmt: skip
+    def _dreamt(self, ctx: ObserveContext, start: float, pace: float) -> None:
+        """`observe` where the only row rests."""
+        step, turn = self._step, self._exploring.turn
+        self._rows[ctx.seqs[0].seq_id].claims.step += 1
+        if turn < NEW or turn % SELDOM == 0:
+            self._curve.learn(1, max(ctx.width, 1), step.context, ctx.seconds)
+        emitted = len(ctx.verdicts[0].tokens)
+        self._pace.learn(emitted, 1.0)
+        self._exploring.earn(step.plain)
+        step.spent += self._clock() - start
+        self._keep_books(emitted, ctx.seconds, pace)
+
+    def _keep_books(self, emitted: int, measured: float, pace: float) -> None:
+        step = self._step
+        self._books.keep(step, self._members, emitted, self._came, measured, pace)
         if self.ledger.held_back == OFTEN:
             self._experts.blame(self._curve.seconds(step.rows, step.context, self._nodes))
 

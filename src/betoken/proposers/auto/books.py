@@ -1,0 +1,39 @@
+"""What was decided and what came of it, written down: for whoever asks why, and for what deciding itself takes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from betoken.policy import pays
+from betoken.policy.ledger import Ledger, Note
+from betoken.proposers.auto.members import Member
+from betoken.proposers.auto.step import Step
+
+
+class Books:
+    """deciding: what deciding and observing take a step, lately (a median): seconds at the machine's usual pace, without the members."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.ledger, self.deciding = Ledger(names), 0.0
+        self._overhead = pays.lately()
+
+    def keep(
+        self, step: Step, members: Sequence[Member], emitted: int, came: Any, measured: float, pace: float
+    ) -> None:
+        """A step is over.
+
+        emitted:  a token for each row that nothing is drafted for among them
+        came:     how many accepted nodes were each member's
+        measured: seconds of the pass
+        """
+        if step.nodes:
+            for member, asked in zip(members, step.asked, strict=True):
+                if asked:
+                    self.ledger.accounts[member.name].accepted += int(came[member.index])
+        predicted = pace * (step.seconds + self.deciding)
+        self.deciding = pays.note(self._overhead, (step.spent - step.asking * pace) / pace)
+        self.ledger.note(
+            Note(
+                step.rows, step.context, step.nodes, step.most, tuple(step.asked), step.expected, emitted,
+                predicted, measured + step.spent, step.plain * pace,
+            )
+        )  # fmt: skip
