@@ -759,30 +759,6 @@ def test_where_every_row_costs_a_pass_nothing_is_fed(share: float) -> None:
     assert run.seconds < plain / 0.98
 
 
-def test_a_row_that_goes_on_resting_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is hardly looked at, and all else is as if it were: who is asked when, and what is written down of every step."""
-    found = []
-    for looks in (False, True):
-        world = World(full)
-        guess = Guess(world, 0.3, price=0.05)
-        auto = world.auto({"guess": guess})
-        passed, asleep = 0, auto._asleep
-
-        def counted(ctx: ProposeContext) -> bool:
-            nonlocal passed
-            sleeps = not looks and asleep(ctx)  # noqa: B023
-            passed += sleeps
-            return sleeps
-
-        monkeypatch.setattr(auto, "_asleep", counted)
-        for tokens in (300, 5, 200):
-            world.run(auto, tokens)
-        assert passed == 0 if looks else passed > 300
-        notes = [note._replace(context=0) for note in auto.ledger.notes]
-        found.append((guess.asked, notes, auto.ledger.steps, auto._exploring.turn))
-    assert found[0] == found[1]
-
-
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
 def test_where_rows_cost_nothing_everything_is_fed(share: float) -> None:
     """Up to the limit there is; the last steps have less room."""

@@ -152,9 +152,8 @@ class Plain:
         self.rows: dict[int, tuple[Any, int, list[int]]] = {}
         self.hits = [[WEIGHT * BELIEF / (rank + 1) ** 2 for rank in range(k)] for _ in range(KINDS)]
         self.trials = [WEIGHT] * KINDS
-        self.lessons: dict[
-            int, tuple[int, list[int]]
-        ] = {}  # of places, what was told and has not been needed yet; what was known
+        # Of places, what was told and has not been needed yet, and what was known before.
+        self.lessons: dict[int, tuple[int, list[int]]] = {}
         self.useful, self.told = [LESSON_WEIGHT * LESSON_WORTH] * LESSONS, [LESSON_WEIGHT] * LESSONS
 
     def places(self, before: int, token: int) -> list[tuple[int, Any]]:

@@ -269,7 +269,7 @@ class Contest:
         """A new ledger for each round."""
         auto: Any = self.stage.proposer(AUTO) if AUTO in self.rivals else None
         if auto is not None:
-            auto.ledger = type(auto.ledger)(auto.ledger.names)
+            auto._books.ledger = type(auto.ledger)(auto.ledger.names)
 
     def _sums(self) -> tuple[float, float, float, float]:
         auto: Any = self.stage.proposer(AUTO) if AUTO in self.rivals else None

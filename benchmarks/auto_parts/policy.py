@@ -136,7 +136,7 @@ def _decoded(bench: Bench, rows: int, members: str, curve: Curve) -> tuple[Polic
     _run(bench, engine, prompts[:rows], "compiling")
     policy.proposing.clear()
     policy.observing.clear()
-    auto.ledger = type(auto.ledger)(auto.ledger.names)
+    auto._books.ledger = type(auto.ledger)(auto.ledger.names)
     for start in range(0, len(prompts), rows):
         _run(bench, engine, prompts[start : start + rows], "counted")
     return policy, auto

@@ -148,7 +148,7 @@ class Index:
         """Make room for so many more tokens, which come before more is reserved."""
         if tokens > self._spare:
             self._make_room(tokens)
-            self._spare = max(self._room(), tokens)
+            self._spare = self._room()
         self._spare -= tokens
 
     def _make_room(self, tokens: int) -> None:

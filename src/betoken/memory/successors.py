@@ -28,7 +28,8 @@ READ, STABLE = 0, 4
 KINDS = 2 * (STABLE + 1)
 # A node that was fed and not accepted is a lesson where it told a row more than was known: of a token that had only been read, of a pair
 # where only its second token had been seen, of a pair that had only been read. It was of use where the text comes to that row later, and
-# finds its next token there, which is not what was likeliest before. How often that is of each kind of lesson is counted, below what is known of kinds of rows.
+# finds its next token there, which is not what was likeliest before. How often that is of each kind of lesson is counted, below what is
+# known of kinds of rows.
 NO_LESSON, NEW_TOKEN, NEW_PAIR, READ_PAIR = range(4)
 LESSONS = 3
 # How slowly lessons fade, what a lesson is worth before anything happened, and how many lessons that counts for.

@@ -5,7 +5,8 @@ no copies: few queries are folded, so that all heads of a group are queries of o
 grouped kernel, which is slow for few (10 times at one query of Llama-3-8B's shape in bfloat16; see docs/speed.md).
 
 Where there is a mask, torch prefers cuDNN's attention on recent GPUs, which makes a plan for each new shape. Each of our passes is
-longer than the last one, and trees change their width: on an H200 a step took 45 ms the first time, and 14 the second time through the same lengths.
+longer than the last one, and trees change their width: on an H200 a step took 45 ms the first time, and 14 the second time through the
+same lengths. Over long contexts that kernel is worth its plans, for few, padded shapes (`hf.FAR`).
 """
 
 import threading

@@ -23,7 +23,7 @@ from betoken.policy import mixing, pays
 from betoken.policy.claims import SEEMS, Claims, Records
 from betoken.policy.clock import Pace, Steady
 from betoken.policy.cost import Costs, Curve, Measured
-from betoken.policy.ledger import Account
+from betoken.policy.ledger import Account, Ledger
 from betoken.policy.mixing import MOST
 from betoken.proposers.auto import NAME, NODES, options
 from betoken.proposers.auto.books import Books
@@ -50,7 +50,7 @@ CHEAP, BENEFIT = 0.1, 1.5
 # may not be worth it for all.
 MORE, FACTS = 1.25, 0.0
 # Where less than this share of steps fed anything, lately, of all rows, a new one starts as tired as after so many steps.
-FED_FADE, SELDOM_FED, TIRED = 0.98, 0.05, 12
+FED_FADE, SELDOM_FED, TIRED = 0.98, 0.05, 8
 # Where asking and deciding take less of a plain pass than this nobody need rest.
 NOTHING = 0.02
 # After so many steps the curve is known well enough to be corrected by every third pass: that takes time, too.
@@ -113,7 +113,11 @@ class Auto(BaseProposer):
         self._exploring = Exploring(count, self._explore)
         self._step = Step(asked=[0] * count)
         self._books = Books(self._names)
-        self.ledger = self._books.ledger
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was decided, and what came of it."""
+        return self._books.ledger
 
     @property
     def library(self) -> Any:
@@ -152,14 +156,10 @@ class Auto(BaseProposer):
                 "method", NAME, 'a method by name where acceptance is "residual": auto keeps nodes by value'
             )
         start = self._clock()
-        if self._asleep(ctx):
-            self._step.spent = self._clock() - start
-            return [EMPTY]
         rows, context = max(ctx.rows, len(ctx.seqs)), max([len(seq.tokens) for seq in ctx.seqs])
         seconds = self._curve.seconds(rows, context, self._nodes)
         step, plain = self._step, float(seconds[0])
         step.rows, step.context, step.plain, step.asked = rows, context, plain, [0] * len(self._members)
-        step.nobody = False
         pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
         step.forgotten = self._curve.forgotten(rows)
         if step.forgotten:
@@ -185,18 +185,10 @@ class Auto(BaseProposer):
         step.spent = self._clock() - start
         return drafts
 
-    def _asleep(self, ctx: ProposeContext) -> bool:
-        """Whether the only row rests, as in the step before: then what was said of that holds. Where nothing helps this is most steps."""
-        step, row = self._step, self._rows[ctx.seqs[0].seq_id]
-        alone = len(ctx.seqs) == 1 and ctx.rows < 2 and step.rows == 1 and step.nobody
-        step.asleep = alone and row.rest > 0 and not row.claims.asked and self._exploring.passes()
-        row.rest -= step.asleep
-        return step.asleep
-
     def _nobody(self, pairs: Sequence[Pair], start: float) -> list[Draft]:
         """A step in which nobody is thought of."""
         step = self._step
-        step.nodes, step.most, step.nobody = 0, 0, True
+        step.nodes = step.most = 0
         step.expected, step.seconds, step.asking = float(step.rows), step.plain, 0.0
         for _, row in pairs:
             row.claims.clear()
@@ -327,9 +319,6 @@ class Auto(BaseProposer):
     def observe(self, ctx: ObserveContext) -> None:
         start = self._clock()
         step, pace = self._step, self._curve.pace
-        if step.asleep:
-            self._dreamt(ctx, start, pace)
-            return
         pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
         emitted, came, seems = 0, self._came, SEEMS if step.rows == 1 else FACTS
         came[:] = 0.0
@@ -351,18 +340,6 @@ class Auto(BaseProposer):
         self._exploring.earn(whole)
         step.spent += self._clock() - start
         self._keep_books(emitted + step.rows - len(ctx.seqs), ctx.seconds, pace)
-
-    def _dreamt(self, ctx: ObserveContext, start: float, pace: float) -> None:
-        """`observe` where the only row rests."""
-        step, turn = self._step, self._exploring.turn
-        self._rows[ctx.seqs[0].seq_id].claims.step += 1
-        if turn < NEW or turn % SELDOM == 0:
-            self._curve.learn(1, max(ctx.width, 1), step.context, ctx.seconds)
-        emitted = len(ctx.verdicts[0].tokens)
-        self._pace.learn(emitted, 1.0)
-        self._exploring.earn(step.plain)
-        step.spent += self._clock() - start
-        self._keep_books(emitted, ctx.seconds, pace)
 
     def _keep_books(self, emitted: int, measured: float, pace: float) -> None:
         step = self._step

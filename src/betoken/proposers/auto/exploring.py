@@ -25,13 +25,6 @@ class Exploring:
         self.turn += 1
         return self.turn % RESTING == 0
 
-    def passes(self) -> bool:
-        """A step begins in which nobody need be asked; not where it is time to."""
-        if (self.turn + 1) % RESTING == 0:
-            return False
-        self.turn += 1
-        return True
-
     def asked(self, index: int) -> None:
         self._asked_at[index] = self.turn
 

@@ -13,8 +13,6 @@ class Step:
     context: int = 0
     nodes: int = 0
     most: int = 0  # nodes there were, of the row that had most
-    nobody: bool = False  # is thought of
-    asleep: bool = False  # the only row rests, as in the step before
     forgotten: bool = False  # a plain pass, to see what it takes
     expected: float = 0.0
     plain: float = 0.0  # a pass without drafts, predicted, at the usual pace

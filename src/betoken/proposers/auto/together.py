@@ -14,15 +14,14 @@ LEAST = 0.02
 
 
 class Together:
-    """`pace`: tokens a row, a step, lately; `even`: whether a token is worth the same in all rows."""
+    """`pace`: tokens a row, a step, lately."""
 
     def __init__(self) -> None:
-        self.pace, self.even = 1.0, True
+        self.pace = 1.0
 
     def value(self, pairs: Sequence[Pair], step: Step, curve: Curve, *, last: bool) -> None:
         """Say what a token of each row is worth in this step. last: whether it counts when the last row ends."""
-        self.even = not last or len(pairs) < 2
-        if self.even:
+        if not last or len(pairs) < 2:
             for _, row in pairs:
                 row.value = 1.0
             return
