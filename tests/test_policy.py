@@ -243,8 +243,8 @@ def test_what_came_is_believed_before_what_was_expected() -> None:
     """A member whose nodes never come loses its worth within a dozen answers; who keeps its promises keeps it."""
     bad, good, nobody = (pays.no_answers(1)[0, 3] for _ in range(3))
     for _ in range(12):
-        delivered(bad, 1.0, 0.0)
-        delivered(good, 1.0, 1.0)
+        delivered(bad, 1.0, 0.0, 0.95)
+        delivered(good, 1.0, 1.0, 0.95)
     assert trust(bad, bad) < 0.1 < 0.95 < trust(good, good) and trust(nobody, nobody) == 1
     assert trust(bad, nobody) < 0.25  # by what others have seen
 

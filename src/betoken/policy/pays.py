@@ -26,8 +26,10 @@ HOPE, HOPED = 0.5, 1.0
 FADE, OWN_FADE = 0.97, 0.9
 # So many answers of others are as good as one's own; one's own fade by so much a step.
 OTHERS, FORGET = 2.0, 0.985
-# So many tokens that were expected and did not come, or did, halve the doubt in a member's answers; in one request, and of all. They fade.
-TRUST, OWN_TRUST, TRUST_FADE, MOST_TRUST = 1.5, 2.0, 0.95, 1.2
+# So many tokens that were expected and did not come, or did, halve the doubt in a member's answers; of all requests, and in one. They fade,
+# an answer. What came is a few tokens or none: over few answers that is chance, and who is thought little of is not asked again.
+TRUST, OWN_TRUST, MOST_TRUST = 3.0, 5.0, 1.2
+TRUST_FADE, OWN_TRUST_FADE = 0.99, 0.95
 # A number lately: how many values there are, their median (what one odd moment does not move), their mean (which sees what is rare), the
 # mean where none is more than so many medians (which sees both); then the values.
 NUMBER, MIDDLE, MEAN, FAIR, VALUES = range(5)
@@ -139,10 +141,10 @@ def answered(shared, own, worth, step):
 
 
 @compiled
-def delivered(record, hoped, came):
+def delivered(record, hoped, came, fade):
     """Of the nodes of an answer that were fed, so many were expected on the accepted path, and so many were."""
-    record[EXPECTED] = record[EXPECTED] * TRUST_FADE + hoped
-    record[CAME] = record[CAME] * TRUST_FADE + came
+    record[EXPECTED] = record[EXPECTED] * fade + hoped
+    record[CAME] = record[CAME] * fade + came
 
 
 @compiled

@@ -29,8 +29,8 @@ def credit(ints, floats, order, fed, emitted, turns, count, shared, own, shared_
             depth, above = depth + 1, node
     for place in range(count):
         member, where = turns[place]
-        pays.delivered(shared[member, where], hoped[place], hits[place])
-        pays.delivered(own[member, where], hoped[place], hits[place])
+        pays.delivered(shared[member, where], hoped[place], hits[place], pays.TRUST_FADE)
+        pays.delivered(own[member, where], hoped[place], hits[place], pays.OWN_TRUST_FADE)
         came[member] += hits[place]
     for sums, fade in ((shared_sums, SUM_FADE), (own_sums, OWN_SUM_FADE)):
         sums[0], sums[1] = sums[0] * fade + hoped.sum(), sums[1] * fade + hits.sum()
