@@ -783,6 +783,31 @@ def test_an_index_that_never_helps_is_hardly_asked(price: float) -> None:
     assert run.seconds - run.passes <= 1.5 * EXPLORE * run.seconds + 8 * price
 
 
+def test_steps_go_by_where_nobody_could_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are written down like all others, and one in four is looked at; thinking takes a twentieth of a pass here."""
+    world = World(full)
+    auto = world.auto({"useless": Guess(world, 0.0, price=0.05, score=0.7)})
+    asked: list[int] = []
+    propose = auto.propose
+
+    def thinking(ctx: ProposeContext) -> list[Draft]:
+        asked.append(len(ctx.seqs))
+        drafts = propose(ctx)
+        world.target.now += 0.05
+        auto._step.spent += 0.05
+        return drafts
+
+    monkeypatch.setattr(auto, "propose", thinking)
+    world.run(auto, 150)
+    before, emitted = auto.ledger.steps, auto.ledger.emitted
+    asked.clear()
+    run = world.run(auto, 400)
+    assert auto.ledger.steps - before == run.steps == auto.ledger.emitted - emitted == 399
+    assert 399 / 4 - 1 <= len(asked) < 399 / 2.5
+    assert {note.nodes for note in [*auto.ledger.notes][-100:]} == {0}
+    assert not auto._rows and not auto.rests()
+
+
 def test_an_index_that_begins_to_help_is_found_again() -> None:
     """It slept for hundreds of steps; exploration is bounded and still there."""
     world = World(flat)

@@ -141,3 +141,46 @@ def test_misbehaving_drafters_share_an_engine() -> None:
     results = decode(Routed(lambda name: ways[name], "tree"), methods)
     assert [result.said for result in results] == plainly(methods)
     assert all(not proposer.known for proposer in ways.values())
+
+
+class Sleeper(Reader):
+    """Lets two of three steps go by."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, 0)
+        self.steps = self.gone = 0
+
+    def propose(self, ctx: ProposeContext) -> list[Any]:
+        self.steps += 1
+        return super().propose(ctx)
+
+    def rests(self) -> bool:
+        return (self.steps + self.gone) % 3 > 0
+
+    def rested(self, rows: int, seconds: float) -> None:
+        assert rows >= 1 and seconds >= 0 and self.rests()
+        self.gone += 1
+
+
+def test_a_step_goes_by_where_the_only_drafter_rests() -> None:
+    """Nothing is fed in it, and no text is another; rows for which nothing is drafted wake nobody."""
+    sleeper = Sleeper("a")
+    methods: list[str | None] = ["a", "a", "off"]
+    results = decode(Routed(lambda method: sleeper, "a"), methods)
+    assert [result.said for result in results] == plainly(methods)
+    assert sleeper.gone >= 2 * (sleeper.steps - 1) > 0 and not sleeper.known
+
+
+@pytest.mark.parametrize("other", [Reader("b", 0), Sleeper("b"), None])
+def test_no_step_goes_by_while_another_drafts(other: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of plain decoding is nobody's."""
+    sleeper = Sleeper("a")
+    routed = Routed(lambda method: sleeper if method == "a" else other, "a")
+    together: list[set[str]] = []
+    monkeypatch.setattr(
+        sleeper, "rested", lambda *_: together.append({route.method for route in routed._of.values() if route.rows})
+    )
+    methods: list[str | None] = ["a", "b"]
+    results = decode(routed, methods)
+    assert [result.said for result in results] == plainly(methods)
+    assert all(drafting == {"a"} for drafting in together) and (together or other is not None)

@@ -76,12 +76,26 @@ class Policy:
     members: list[Member]
     proposing: list[float] = field(default_factory=list)
     observing: list[float] = field(default_factory=list)
+    _before: float = 0.0  # asking whether it rests
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.auto, name)
 
+    def rests(self) -> bool:
+        start = time.perf_counter()
+        said: bool = self.auto.rests()
+        self._before = (time.perf_counter() - start) * 1e6
+        if said:
+            self.proposing.append(self._before)
+        return said
+
+    def rested(self, rows: int, seconds: float) -> None:
+        self._own(self.observing, lambda: self.auto.rested(rows, seconds))
+
     def propose(self, ctx: ProposeContext) -> list[Draft]:
-        return self._own(self.proposing, lambda: self.auto.propose(ctx))
+        said: list[Draft] = self._own(self.proposing, lambda: self.auto.propose(ctx))
+        self.proposing[-1] += self._before
+        return said
 
     def observe(self, ctx: ObserveContext) -> None:
         self._own(self.observing, lambda: self.auto.observe(ctx))

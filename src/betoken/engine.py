@@ -15,7 +15,7 @@ from betoken.grammar import Grammar
 from betoken.judging import check_drawn, exactly, residually
 from betoken.params import SEED_LIMIT, SamplingParams
 from betoken.prefill import Prefill
-from betoken.proposers.base import ObserveContext, ProposeContext, Proposer, TopIds
+from betoken.proposers.base import ObserveContext, ProposeContext, Proposer, Rests, TopIds
 from betoken.sampling import Sampler
 from betoken.scheduler import Limits
 from betoken.sequences import Event as Event
@@ -70,6 +70,8 @@ class Engine(Prefill):
         self._ids = itertools.count()
         self.draining = False  # whether nobody else comes before all who are here have ended: drafting may know it
         self._due = False  # whether whoever decodes is next
+        self._rests = isinstance(proposer, Rests)
+        self._resting = False  # the proposer, in this step
 
     def add(self, request: Request) -> int:
         """Take a request; its id is in every event about it. Raises PromptError, ParameterError."""
@@ -229,8 +231,9 @@ class Engine(Prefill):
         return []
 
     def _propose(self) -> list[Draft]:
-        shown = [seq for seq in self._live if seq.drafted_for]
         self._nodes = 0
+        self._resting = self._rests and self.proposer.rests()  # type: ignore[union-attr]
+        shown = [] if self._resting else [seq for seq in self._live if seq.drafted_for]
         if self.proposer is None or not shown:
             return [EMPTY] * len(self._live)
         last = self.draining and not self._waiting and not self._reading
@@ -308,6 +311,9 @@ class Engine(Prefill):
 
     def _observe(self, drafts: list[Draft], verdicts: list[Verdict], scores: Scores, seconds: float) -> None:
         """Show the proposer what came of its drafts; rows that nothing is drafted for are none of its business."""
+        if self._resting:
+            self.proposer.rested(len(self._live), seconds)  # type: ignore[union-attr]
+            return
         shown = [place for place, seq in enumerate(self._live) if seq.drafted_for]
         if self.proposer is None or not shown:
             return

@@ -3,10 +3,11 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from betoken.draft import EMPTY, Draft
 from betoken.errors import ParameterError
-from betoken.proposers.base import BaseProposer, Needs, ObserveContext, ProposeContext, Proposer, SeqView
+from betoken.proposers.base import BaseProposer, Needs, ObserveContext, ProposeContext, Proposer, Rests, SeqView
 
 LOG = logging.getLogger("betoken.routing")
 NAME = "routed"
@@ -97,6 +98,19 @@ class Routed(BaseProposer):
                 route.proposer.observe(ctx if alone else ctx.only(places, k))
             except Exception as failure:
                 self._drop(route, [ctx.seqs[place].seq_id for place in places], failure)
+
+    def rests(self) -> bool:
+        """Where all rows have one drafter, and that one does."""
+        resting = self._drafting()
+        return len(resting) == 1 and isinstance(resting[0], Rests) and resting[0].rests()
+
+    def rested(self, rows: int, seconds: float) -> None:
+        for drafter in self._drafting():
+            drafter.rested(rows, seconds)
+
+    def _drafting(self) -> list[Any]:
+        """Who has rows."""
+        return [route.proposer for route in self._routes.values() if route.rows]
 
     def _grouped(self, seqs: Sequence[SeqView]) -> list[tuple[_Route, list[int]]]:
         """Places of each route's rows; those that nobody drafts for are in none."""

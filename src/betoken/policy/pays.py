@@ -89,6 +89,13 @@ def note(values, value):
     return middle
 
 
+@compiled
+def note_all(prices, came):
+    """Many values at once. came: `[N, 3]` kind, member, value."""
+    for i in range(len(came)):
+        note(prices[int(came[i, 0]), int(came[i, 1])], came[i, 2])
+
+
 def standing(right: int | None) -> int:
     """Where a row stands before anybody is asked, by how deep the last step's tree was right; None: nobody was asked then."""
     return UNKNOWN if right is None else bisect_left(RIGHT, right)

@@ -150,6 +150,17 @@ class Grows(Protocol):
         """What `propose` drafts for a sequence with room for a token, no node less probable than `least`. Overwritten by the next."""
 
 
+@runtime_checkable
+class Rests(Protocol):
+    """A method that can let a step go by in which it would draft nothing: it is neither asked nor shown what came, and takes no time."""
+
+    def rests(self) -> bool:
+        """Whether the coming step may go by. Changes nothing."""
+
+    def rested(self, rows: int, seconds: float) -> None:
+        """A step went by: so many rows, and what the forward pass took."""
+
+
 def as_draft(grown: Grown) -> Draft:
     """Arrays that are known to be a tree."""
     tokens, parents, scores, _ = grown

@@ -15,6 +15,11 @@ class Books:
     def __init__(self, names: Sequence[str]) -> None:
         self.ledger, self.deciding = Ledger(names), 0.0
         self._overhead = pays.lately()
+        self._nobody = (0,) * len(names)
+
+    def rested(self, step: Step, rows: int, plain: float, measured: float) -> None:
+        """A step of so many rows went by, `plain` seconds by the curve."""
+        self.ledger.note(Note(rows, step.context, 0, 0, self._nobody, rows, rows, plain, measured, plain))
 
     def keep(
         self, step: Step, members: Sequence[Member], emitted: int, came: Any, measured: float, pace: float

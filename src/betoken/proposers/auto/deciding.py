@@ -156,11 +156,15 @@ class Auto(BaseProposer):
                 "method", NAME, 'a method by name where acceptance is "residual": auto keeps nodes by value'
             )
         start = self._clock()
-        rows, context = max(ctx.rows, len(ctx.seqs)), max([len(seq.tokens) for seq in ctx.seqs])
+        # Loops where a comprehension would do: each of those is a call, and after a forward pass nothing of Python is in a cache.
+        known, rows, context = self._rows, max(ctx.rows, len(ctx.seqs)), 0
+        pairs: list[Pair] = []
+        for seq in ctx.seqs:
+            pairs.append((seq, known[seq.seq_id]))
+            context = max(context, len(seq.tokens))
         seconds = self._curve.seconds(rows, context, self._nodes)
         step, plain = self._step, float(seconds[0])
         step.rows, step.context, step.plain, step.asked = rows, context, plain, [0] * len(self._members)
-        pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
         step.forgotten = self._curve.forgotten(rows)
         if step.forgotten:
             return self._nobody(pairs, start)
@@ -184,6 +188,28 @@ class Auto(BaseProposer):
             self._fed += (1 - FED_FADE) * (row.tire(takes > NOTHING) - self._fed)
         step.spent = self._clock() - start
         return drafts
+
+    def rests(self) -> bool:
+        """Whether all rows do in the coming step, and nobody is to be tried in it."""
+        if self._exploring.comes():
+            return False
+        for row in self._rows.values():
+            if row.rest < 1:
+                return False
+        return bool(self._rows)
+
+    def rested(self, rows: int, seconds: float) -> None:
+        step = self._step
+        plain = float(self._curve.seconds(rows, step.context, self._nodes)[0])
+        for row in self._rows.values():
+            row.went_by()
+        self._together.rested(self._rows.values())
+        self._pace.learn(1.0, 1.0)
+        self._exploring.turn += 1
+        self._exploring.earn(plain)
+        if self._exploring.turn % SELDOM == 0:
+            self._curve.learn(rows, 1, step.context, seconds)
+        self._books.rested(step, rows, plain * self._curve.pace, seconds)
 
     def _nobody(self, pairs: Sequence[Pair], start: float) -> list[Draft]:
         """A step in which nobody is thought of."""
@@ -229,16 +255,13 @@ class Auto(BaseProposer):
 
     def _ask_due(self, member: Member, pairs: list[Pair], rate: float, costs: Any) -> float:
         index, due = member.index, self._due[member.index]
-        asking = [
-            pair
-            for pair in pairs
-            if pair[1].able & member.bit and pair[0].room >= 1 and pair[1].value * pair[1].claims.brought[index] >= due
-        ]
-        if not asking:
-            return 0.0
-        for _, row in asking:
-            row.claims.hoped = math.nan  # it was not chosen for its worth
-        return self._ask(member, asking, rate, costs)
+        asking = []
+        for pair in pairs:
+            seq, row = pair
+            if row.able & member.bit and seq.room >= 1 and row.value * row.claims.brought[index] >= due:
+                row.claims.hoped = math.nan  # it was not chosen for its worth
+                asking.append(pair)
+        return self._ask(member, asking, rate, costs) if asking else 0.0
 
     def _next(self, seq: SeqView, row: Row, rate: float) -> int:
         """Whom a row should ask now; -1: nobody."""
@@ -262,7 +285,7 @@ class Auto(BaseProposer):
             self._begin(member, pairs)
             pairs = [pair for pair in pairs if pair[1].able & member.bit]
             start = self._clock()
-        account = self.ledger.accounts[member.name]
+        account = self._books.ledger.accounts[member.name]
         self._exploring.asked(index)
         for pair in self._laid(member, pairs, rate, costs, pace):
             self._account(index, account, pair[1].claims)
@@ -297,54 +320,60 @@ class Auto(BaseProposer):
         """As wide as pays for the whole batch; each row's likeliest nodes up to there, for padding costs as much."""
         step, gained, brings = self._step, self._gained, self._brings
         gained[:] = brings[:] = 0.0
+        largest, plain = 0, float(step.rows - len(pairs))
         for seq, row in pairs:
             most = self._nodes if seq.max_nodes is None else seq.max_nodes
             row.claims.gain(gained, brings, most, row.value)
-        step.most = min(max([row.claims.size for _, row in pairs]), self._nodes)
-        step.nodes = 0
+            largest, plain = max(largest, row.claims.size), plain + row.value
+        step.most, step.nodes = min(largest, self._nodes), 0
         if step.most:
-            plain = float(step.rows - len(pairs)) + sum([row.value for _, row in pairs])
             args = plain, step.asking, rate, PROSPECT
             step.nodes = min(int(mixing.widest(brings, seconds, *args)), step.most)
         step.expected = step.rows + float(gained[step.nodes])
         step.seconds = float(seconds[step.nodes]) + step.asking
         held_back = "experts" if step.nodes < step.most and self._experts.hold_back(seconds) else ""
-        drafts = [
-            row.claims.best(min(step.nodes, seq.max_nodes or step.nodes), self._names, held_back) for seq, row in pairs
-        ]
-        for (_, row), draft in zip(pairs, drafts, strict=True):
-            row.draft = draft
+        drafts = []
+        for seq, row in pairs:
+            row.draft = row.claims.best(min(step.nodes, seq.max_nodes or step.nodes), self._names, held_back)
+            drafts.append(row.draft)
         return drafts
 
     def observe(self, ctx: ObserveContext) -> None:
         start = self._clock()
         step, pace = self._step, self._curve.pace
-        pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
+        pairs: list[Pair] = []
+        lengths, width = [], ctx.width
         emitted, came, seems = 0, self._came, SEEMS if step.rows == 1 else FACTS
         came[:] = 0.0
-        for (_, row), draft, verdict in zip(pairs, ctx.drafts, ctx.verdicts, strict=True):
+        for seq, draft, verdict in zip(ctx.seqs, ctx.drafts, ctx.verdicts, strict=True):
+            row = self._rows[seq.seq_id]
+            pairs.append((seq, row))
+            lengths.append(len(verdict.tokens))
             emitted += len(verdict.tokens)
+            width = max(width, 1 + len(draft))
             # Where nodes amid it were not fed the rest has other numbers.
             fed = len(draft) if draft is row.draft or begins(row.draft, draft) else 0
             row.right = row.claims.learn(verdict.tokens, fed, came, seems) if row.claims.asked else None
             row.claims.step += 1
         turn = self._exploring.turn
         if turn < NEW or turn % SELDOM == 0 or step.forgotten:
-            width = max(ctx.width, 1 + max([len(draft) for draft in ctx.drafts]))
             self._curve.learn(step.rows, width, step.context, ctx.seconds)
-        asked = [member for member in self._members if member.observes and step.asked[member.index]]
-        following = sum([self._follow(member, pairs, ctx, pace) for member in asked])
-        self._together.learn(pairs, [len(verdict.tokens) for verdict in ctx.verdicts])
+        following = 0.0
+        for member in self._members:
+            if member.observes and step.asked[member.index]:
+                following += self._follow(member, pairs, ctx, pace)
+        self._together.learn(pairs, lengths)
         whole = step.seconds + following
         self._pace.learn(emitted / max(len(ctx.seqs), 1), whole / step.plain if step.plain > 0 else 1.0)
         self._exploring.earn(whole)
+        self._prices.settle()
         step.spent += self._clock() - start
         self._keep_books(emitted + step.rows - len(ctx.seqs), ctx.seconds, pace)
 
     def _keep_books(self, emitted: int, measured: float, pace: float) -> None:
         step = self._step
         self._books.keep(step, self._members, emitted, self._came, measured, pace)
-        if self.ledger.held_back == OFTEN:
+        if self._books.ledger.held_back == OFTEN:
             self._experts.blame(self._curve.seconds(step.rows, step.context, self._nodes))
 
     def _follow(self, member: Member, pairs: Sequence[Pair], ctx: ObserveContext, pace: float) -> float:

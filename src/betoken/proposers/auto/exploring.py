@@ -25,6 +25,10 @@ class Exploring:
         self.turn += 1
         return self.turn % RESTING == 0
 
+    def comes(self) -> bool:
+        """Whether `due` will say so."""
+        return (self.turn + 1) % RESTING == 0
+
     def asked(self, index: int) -> None:
         self._asked_at[index] = self.turn
 

@@ -35,6 +35,12 @@ class Row:
         self.rest -= 1
         return self.rest >= 0
 
+    def went_by(self) -> None:
+        """A step in which it rested, and nobody was told."""
+        self.rest -= 1
+        self.right, self.draft = None, EMPTY
+        self.claims.step += 1
+
     def tire(self, costly: bool) -> bool:
         """Something was fed in this step, or nothing; which of these. A row rests where thinking costs something."""
         fed = bool(self.draft.tokens)

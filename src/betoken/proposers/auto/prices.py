@@ -1,5 +1,7 @@
 """What members take, lately, and what their answers were worth: kept for compiled code, and where Python looks it up at every step."""
 
+import numpy as np
+
 from betoken.policy import pays
 
 
@@ -8,13 +10,20 @@ class Prices:
 
     def __init__(self, members: int) -> None:
         self.values = pays.no_prices(members)
-        # Each number, and its median: to look them up in the array takes longer than what is done with them.
-        self._numbers = [list(kind) for kind in self.values]
+        self._came: list[tuple[int, int, float]] = []
+        # Medians: to look them up in the array takes longer than what is done with them.
         self._middles = [[0.0] * members for _ in self.values]
 
     def note(self, kind: int, index: int, value: float) -> None:
-        """One more number of a member."""
-        self._middles[kind][index] = pays.note(self._numbers[kind][index], value)
+        """One more number of a member; it counts from the next `settle` on."""
+        self._came.append((kind, index, value))
+
+    def settle(self) -> None:
+        """The step is over. One call for all of its numbers: each call of compiled code takes longer than what it does here."""
+        if self._came:
+            pays.note_all(self.values, np.array(self._came))
+            self._came.clear()
+            self._middles = self.values[:, :, pays.MIDDLE].tolist()
 
     def asking(self, index: int) -> float:
         """Seconds of asking and observing; 0 where nobody knows. A median: the first answer of a request, before which its prompt is

@@ -1,10 +1,10 @@
 """Rows that are decoded together: what their tokens are worth beside each other's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from betoken.policy import finish
 from betoken.policy.cost import Curve
-from betoken.proposers.auto.members import Pair
+from betoken.proposers.auto.members import Pair, Row
 from betoken.proposers.auto.step import Step
 
 # How quickly a row's pace follows, a step, and that of all, which new rows start with.
@@ -30,6 +30,11 @@ class Together:
         values = finish.worth(rooms, paces, step.rows, alone, step.plain).tolist()
         for (_, row), value in zip(pairs, values, strict=True):
             row.value = max(value, LEAST)
+
+    def rested(self, rows: Iterable[Row]) -> None:
+        """A token each."""
+        for row in rows:
+            row.pace += PACE * (1 - row.pace)
 
     def learn(self, pairs: Sequence[Pair], emitted: Sequence[int]) -> None:
         """What came of the step."""
