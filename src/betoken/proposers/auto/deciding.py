@@ -100,6 +100,7 @@ class Auto(BaseProposer):
         self._readers = sum(member.bit for member in self._members if member.top_ids)
         self._records = [Records() for _ in range(len(HEATS) + 1)]
         self._rows: dict[int, Row] = {}
+        self._decoding: list[Pair] = []  # in the last step that was looked at; who is kept for later is in none
         self._gained, self._brings, self._came = np.zeros(nodes + 1), np.zeros(nodes + 1), np.zeros(MOST)
         self._learnt_nothing()
 
@@ -134,6 +135,7 @@ class Auto(BaseProposer):
         np.maximum(claims.brought, np.multiply(self._due, BENEFIT), out=claims.brought)
         row = Row(claims, able, tired=0 if self._fed > SELDOM_FED else TIRED, pace=self._together.pace)
         self._rows[seq.seq_id] = row
+        self._decoding = []  # nobody rests with who is new
         try:
             for member in self._members:
                 if member.remembers:
@@ -156,12 +158,8 @@ class Auto(BaseProposer):
                 "method", NAME, 'a method by name where acceptance is "residual": auto keeps nodes by value'
             )
         start = self._clock()
-        # Loops where a comprehension would do: each of those is a call, and after a forward pass nothing of Python is in a cache.
-        known, rows, context = self._rows, max(ctx.rows, len(ctx.seqs)), 0
-        pairs: list[Pair] = []
-        for seq in ctx.seqs:
-            pairs.append((seq, known[seq.seq_id]))
-            context = max(context, len(seq.tokens))
+        rows, context = max(ctx.rows, len(ctx.seqs)), max([len(seq.tokens) for seq in ctx.seqs])
+        pairs = self._decoding = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
         seconds = self._curve.seconds(rows, context, self._nodes)
         step, plain = self._step, float(seconds[0])
         step.rows, step.context, step.plain, step.asked = rows, context, plain, [0] * len(self._members)
@@ -191,19 +189,15 @@ class Auto(BaseProposer):
 
     def rests(self) -> bool:
         """Whether all rows do in the coming step, and nobody is to be tried in it."""
-        if self._exploring.comes():
-            return False
-        for row in self._rows.values():
+        for _, row in self._decoding:
             if row.rest < 1:
                 return False
-        return bool(self._rows)
+        return bool(self._decoding) and not self._exploring.comes()
 
     def rested(self, rows: int, seconds: float) -> None:
         step = self._step
         plain = float(self._curve.seconds(rows, step.context, self._nodes)[0])
-        for row in self._rows.values():
-            row.went_by()
-        self._together.rested(self._rows.values())
+        self._together.rested(self._decoding)
         self._pace.learn(1.0, 1.0)
         self._exploring.turn += 1
         self._exploring.earn(plain)
@@ -398,6 +392,7 @@ class Auto(BaseProposer):
 
     def end(self, seq_id: int) -> None:
         row = self._rows.pop(seq_id, None)
+        self._decoding = []
         for member in self._members:
             if row is not None and row.begun & member.bit:
                 member.end(seq_id)

@@ -1,10 +1,10 @@
 """Rows that are decoded together: what their tokens are worth beside each other's."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from betoken.policy import finish
 from betoken.policy.cost import Curve
-from betoken.proposers.auto.members import Pair, Row
+from betoken.proposers.auto.members import Pair
 from betoken.proposers.auto.step import Step
 
 # How quickly a row's pace follows, a step, and that of all, which new rows start with.
@@ -31,9 +31,10 @@ class Together:
         for (_, row), value in zip(pairs, values, strict=True):
             row.value = max(value, LEAST)
 
-    def rested(self, rows: Iterable[Row]) -> None:
-        """A token each."""
-        for row in rows:
+    def rested(self, pairs: Sequence[Pair]) -> None:
+        """A step went by: a token each."""
+        for _, row in pairs:
+            row.went_by()
             row.pace += PACE * (1 - row.pace)
 
     def learn(self, pairs: Sequence[Pair], emitted: Sequence[int]) -> None:
