@@ -4,7 +4,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from strategies import VOCAB, decode, foretold, request, trees
 from tiny_models import tiny_llama
 
 from betoken.draft import Draft, chain
+from betoken.engine import Engine
 from betoken.policy import judged, pays
 from betoken.policy import mixing as compiled
 from betoken.policy.claims import Claims, Records
@@ -241,12 +242,13 @@ def test_credit_goes_to_whoever_was_asked_first() -> None:
 
 def test_what_came_is_believed_before_what_was_expected() -> None:
     """A member whose nodes never come loses its worth within a dozen answers; who keeps its promises keeps it."""
-    bad, good, nobody = (pays.no_answers(1)[0, 3] for _ in range(3))
+    bad, good, others, nobody = (pays.no_answers(1)[0, 3] for _ in range(4))
     for _ in range(12):
-        delivered(bad, 1.0, 0.0, 0.95)
-        delivered(good, 1.0, 1.0, 0.95)
-    assert trust(bad, bad) < 0.1 < 0.95 < trust(good, good) and trust(nobody, nobody) == 1
-    assert trust(bad, nobody) < 0.25  # by what others have seen
+        delivered(bad, 1.0, 0.0, pays.OWN_TRUST_FADE)
+        delivered(good, 1.0, 1.0, pays.OWN_TRUST_FADE)
+        delivered(others, 1.0, 0.0, pays.TRUST_FADE)
+    assert trust(others, bad) < 0.1 < 0.95 < trust(good, good) and trust(nobody, nobody) == 1
+    assert trust(others, nobody) < 0.25  # by what others have seen
 
 
 @given(both=laid(), emitted=st.lists(st.integers(0, VOCAB - 1), max_size=6))
@@ -783,21 +785,27 @@ def test_an_index_that_never_helps_is_hardly_asked(price: float) -> None:
     assert run.seconds - run.passes <= 1.5 * EXPLORE * run.seconds + 8 * price
 
 
-def test_steps_go_by_where_nobody_could_help(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are written down like all others, and one in four is looked at; thinking takes a twentieth of a pass here."""
-    world = World(full)
-    auto = world.auto({"useless": Guess(world, 0.0, price=0.05, score=0.7)})
+def thinking(world: World, auto: Auto, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """From now on each step that is looked at takes a twentieth of a pass; how many rows it had."""
     asked: list[int] = []
     propose = auto.propose
 
-    def thinking(ctx: ProposeContext) -> list[Draft]:
+    def slowly(ctx: ProposeContext) -> list[Draft]:
         asked.append(len(ctx.seqs))
         drafts = propose(ctx)
         world.target.now += 0.05
         auto._step.spent += 0.05
         return drafts
 
-    monkeypatch.setattr(auto, "propose", thinking)
+    monkeypatch.setattr(auto, "propose", slowly)
+    return asked
+
+
+def test_steps_go_by_where_nobody_could_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are written down like all others, and one in four is looked at."""
+    world = World(full)
+    auto = world.auto({"useless": Guess(world, 0.0, price=0.05, score=0.7)})
+    asked = thinking(world, auto, monkeypatch)
     world.run(auto, 150)
     before, emitted = auto.ledger.steps, auto.ledger.emitted
     asked.clear()
@@ -806,6 +814,30 @@ def test_steps_go_by_where_nobody_could_help(monkeypatch: pytest.MonkeyPatch) ->
     assert 399 / 4 - 1 <= len(asked) < 399 / 2.5
     assert {note.nodes for note in [*auto.ledger.notes][-100:]} == {0}
     assert not auto._rows and not auto.rests()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_who_is_new_is_looked_at_at_once(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another rests; and who is kept for later keeps nobody awake."""
+    world = World(full)
+    auto = world.auto({"useless": Guess(world, 0.0, price=0.05, score=0.7)})
+    engine = Engine(world.target, auto, clock=world.clock)
+    if kept:
+        engine.add(replace(request((0, 1), max_tokens=3, ignore_eos=True), keep=True))
+    engine.add(request((0,), max_tokens=400, ignore_eos=True))
+    asked = thinking(world, auto, monkeypatch)
+    while not auto.rests():
+        assert engine.unfinished, "nobody ever rested"
+        engine.step()
+    asked.clear()
+    engine.step()
+    assert not asked
+    engine.add(request((1,), max_tokens=20, ignore_eos=True))
+    while len(engine._live) < 2:
+        engine.step()
+    asked.clear()
+    engine.step()
+    assert asked == [2]
 
 
 def test_an_index_that_begins_to_help_is_found_again() -> None:

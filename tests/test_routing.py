@@ -171,6 +171,21 @@ def test_a_step_goes_by_where_the_only_drafter_rests() -> None:
     assert sleeper.gone >= 2 * (sleeper.steps - 1) > 0 and not sleeper.known
 
 
+@pytest.mark.parametrize("where", ["rests", "rested"])
+def test_a_drafter_that_fails_at_rest_is_dropped(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text goes on unharmed."""
+    sleeper = Sleeper("a")
+
+    def fail(*given: Any) -> Any:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(sleeper, where, fail)
+    methods: list[str | None] = ["a", "a"]
+    results = decode(Routed(lambda method: sleeper, "a"), methods)
+    assert [result.said for result in results] == plainly(methods)
+    assert sleeper.steps <= 1 and not sleeper.known
+
+
 @pytest.mark.parametrize("other", [Reader("b", 0), Sleeper("b"), None])
 def test_no_step_goes_by_while_another_drafts(other: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row of plain decoding is nobody's."""

@@ -101,16 +101,22 @@ class Routed(BaseProposer):
 
     def rests(self) -> bool:
         """Where all rows have one drafter, and that one does."""
-        resting = self._drafting()
-        return len(resting) == 1 and isinstance(resting[0], Rests) and resting[0].rests()
+        drafting = [route for route in self._routes.values() if route.rows]
+        drafter: Any = drafting[0].proposer if len(drafting) == 1 else None
+        return isinstance(drafter, Rests) and self._of_rest(drafting[0], lambda drafter: drafter.rests())
 
     def rested(self, rows: int, seconds: float) -> None:
-        for drafter in self._drafting():
-            drafter.rested(rows, seconds)
+        for route in self._routes.values():
+            if route.rows:
+                self._of_rest(route, lambda drafter: drafter.rested(rows, seconds))
 
-    def _drafting(self) -> list[Any]:
-        """Who has rows."""
-        return [route.proposer for route in self._routes.values() if route.rows]
+    def _of_rest(self, route: _Route, call: Callable[[Any], Any]) -> bool:
+        """What a drafter says; False where it failed: its rows are not drafted for any more."""
+        try:
+            return bool(call(route.proposer))
+        except Exception as failure:
+            self._drop(route, [*route.rows], failure)
+            return False
 
     def _grouped(self, seqs: Sequence[SeqView]) -> list[tuple[_Route, list[int]]]:
         """Places of each route's rows; those that nobody drafts for are in none."""

@@ -199,8 +199,7 @@ class Auto(BaseProposer):
         plain = float(self._curve.seconds(rows, step.context, self._nodes)[0])
         self._together.rested(self._decoding)
         self._pace.learn(1.0, 1.0)
-        self._exploring.turn += 1
-        self._exploring.earn(plain)
+        self._exploring.went_by(plain)
         if self._exploring.turn % SELDOM == 0:
             self._curve.learn(rows, 1, step.context, seconds)
         self._books.rested(step, rows, plain * self._curve.pace, seconds)
