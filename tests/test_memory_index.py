@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from betoken.addresses import places
 from betoken.memory.growth import locate
 from betoken.memory.index import Index
 from betoken.memory.trie import LENGTH, LONGEST, NODES, NONE, ORDER, PLACE, STATE, TOP, child, top_row
-from betoken.memory.views import places
 
 Text = list[int]
 # Few tokens, so that everything repeats; runs, so that a text overlaps itself.

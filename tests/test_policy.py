@@ -142,8 +142,8 @@ def nodes_of(claims: Claims) -> dict[Path, int]:
     for node in range(claims.size):
         path, at = [], node
         while at != -1:
-            path.append(int(claims._ints[at, compiled.TOKEN]))
-            at = int(claims._ints[at, compiled.PARENT])
+            path.append(int(claims._mine.ints[at, compiled.TOKEN]))
+            at = int(claims._mine.ints[at, compiled.PARENT])
         found[tuple(reversed(path))] = node
     return found
 
@@ -156,9 +156,11 @@ def test_trees_lie_over_each_other(both: tuple[Claims, Plainly, Any]) -> None:
     assert [*nodes] == [*plain.claimed]
     for path, node in nodes.items():
         bits = sum(1 << member for member in plain.claimed[path])
-        assert claims._ints[node, compiled.CLAIMED] == bits and claims._ints[node, compiled.DEPTH] == len(path)
-        assert claims._floats[node, compiled.VALUE] == pytest.approx(plain.value(path))
-        assert claims._floats[node, compiled.REACH] == pytest.approx(reach[path])
+        assert claims._mine.ints[node, compiled.CLAIMED] == bits and claims._mine.ints[node, compiled.DEPTH] == len(
+            path
+        )
+        assert claims._mine.floats[node, compiled.VALUE] == pytest.approx(plain.value(path))
+        assert claims._mine.floats[node, compiled.REACH] == pytest.approx(reach[path])
 
 
 @given(both=laid(), before=st.floats(0, 3))

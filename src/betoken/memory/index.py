@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from betoken.addresses import places
 from betoken.memory.trie import (
     NODE,
     NODES,
@@ -21,7 +22,6 @@ from betoken.memory.trie import (
     extend,
     rehash,
 )
-from betoken.memory.views import places
 
 SMALL = 1 << 6
 # Arrays grow by a quarter: doubling would hold twice the memory the texts need.

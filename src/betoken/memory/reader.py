@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from betoken.addresses import places
 from betoken.memory import BLEND
 from betoken.memory.beliefs import HERE, KINDS, THERE, Weights, untaught
 from betoken.memory.growth import room_for
@@ -14,7 +15,6 @@ from betoken.memory.index import CHUNK, Index
 from betoken.memory.library import Library, Shelf
 from betoken.memory.step import find, put_out, take_in
 from betoken.memory.trie import NONE, STATE, Ints
-from betoken.memory.views import places
 
 Nodes = tuple[Ints, Ints, npt.NDArray[np.float64]]
 

@@ -3,10 +3,11 @@
 import numpy as np
 from numba import carray
 
+from betoken.addresses import pointer
 from betoken.compiled import compiled
 from betoken.memory.growth import LIKELIEST, SLOTS, WAITING, Tree, absorb, grow, locate
 from betoken.memory.trie import STATE
-from betoken.memory.views import index_at, pointer
+from betoken.memory.views import index_at
 
 
 @compiled

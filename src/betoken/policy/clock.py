@@ -15,9 +15,9 @@ class Steady:
 
     def __call__(self) -> float:
         shown = self._clock()
-        if 0 < (step := shown - self._last) < 1e6:
-            self._now += step
-        if -math.inf < shown < math.inf:
+        if 0 < (step := shown - self._last) < 1e6:  # so it is a number
+            self._last, self._now = shown, self._now + step
+        elif -math.inf < shown < math.inf:
             self._last = shown
         return self._now
 

@@ -70,18 +70,29 @@ class Table:
 
 
 class Costs:
-    """What more nodes cost, in tokens. The seconds are the same array for many steps."""
+    """What more nodes cost. The seconds are the same array for many steps.
+
+    more: `[1 + N]`, by how many seconds a pass with 0, 1, ... nodes is longer; rate: what a second is worth, in tokens
+    """
 
     def __init__(self) -> None:
         self._seconds: Floats | None = None
-        self._more = self._costs = np.zeros(0)
+        self.more, self.rate, self._known = np.zeros(1), 0.0, [0.0]
 
-    def of(self, seconds: Floats, rate: float) -> Floats:
-        """`[1 + N]` of passes with 0, 1, ... nodes, where a second is worth `rate` tokens; overwritten by the next."""
+    def of(self, seconds: Floats, rate: float) -> "Costs":
+        """Of passes with so many nodes; itself."""
         if seconds is not self._seconds:
-            self._seconds, self._more = seconds, seconds - seconds[0]
-            self._costs = np.empty_like(seconds)
-        return np.multiply(self._more, rate, out=self._costs)
+            self._seconds, self.more = seconds, seconds - seconds[0]
+            self._known = self.more.tolist()
+        self.rate = rate
+        return self
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def between(self, few: int, many: int) -> float:
+        """Tokens that the nodes from `few` to `many` cost."""
+        return self.rate * (self._known[many] - self._known[few])
 
 
 class _Window:

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from betoken.compiled import compiled
-from betoken.policy import pays
 
 NONE = -1
 MOST = 5  # members of one tree
@@ -176,16 +175,16 @@ def weigh(ints, floats, size, asked, mixer, after, own):
 
 
 @compiled
-def worth(ints, floats, size, asked, mixer, after, own, order, costs):
+def worth(ints, floats, size, asked, mixer, after, own, order, more, rate):
     """Weigh and rank the nodes; returns what the tree adds: the tokens that its best prefix is expected to bring, beyond what a pass
-    that much wider costs, `costs[k]` for k nodes, in tokens."""
+    that much wider costs, `rate` tokens for each of the `more[k]` seconds that k nodes take."""
     weigh(ints, floats, size, asked, mixer, after, own)
     # No node beats its parent, which stands before it.
     order[:size] = np.argsort(-floats[:size, REACH], kind="mergesort")
     total, most = 0.0, 0.0
-    for k in range(1, min(size + 1, len(costs))):
+    for k in range(1, min(size + 1, len(more))):
         total += floats[order[k - 1], REACH]
-        most = max(most, total - costs[k])
+        most = max(most, total - rate * more[k])
     return most
 
 
@@ -287,62 +286,6 @@ def widest(gained, seconds, rows, asking, usual, prospect):
         if left >= value:  # what takes no time may be worth less than a number can show
             best, value = nodes, left
     return best
-
-
-@compiled
-def take(
-    ints,
-    floats,
-    size,
-    asked,
-    member,
-    tokens,
-    parents,
-    scores,
-    lessons,
-    meant,
-    mixer,
-    after,
-    before,
-    own,
-    order,
-    costs,
-    added,
-    shared,
-    mine,
-    where,
-    step,
-):
-    """A member's answer: lay it over the tree, and learn what it was worth. Returns the tree's new size, NONE where it is no tree; what
-    it adds now, `added` before; and what the answer was worth."""
-    known = size
-    if size == 0:
-        ints[-1, CHILD] = NONE
-    size = lay(ints, floats, size, member, tokens, parents, scores, lessons, meant)
-    if size == NONE:
-        return NONE, added, 0.0
-    asked, after = asked | 1 << member, after[before]
-    adds = worth(ints, floats, size, asked, mixer, after, own, order, costs) if size > 0 else 0.0
-    # Who only says what others said makes it look likelier, and no other token will come of it.
-    gained = (adds - added) * pays.trust(shared[member, where], mine[member, where]) if size > known else 0.0
-    pays.answered(shared[member, where], mine[member, where], gained, step)
-    return size, adds, gained
-
-
-@compiled
-def pick(ints, floats, order, nodes, turns, picked, values):
-    """Write out the first nodes of the order, as a draft. picked: `[3, N]` tokens, parents, and whose each is: the member's that was
-    asked first of those who claim it."""
-    place = np.empty(len(ints), np.int64)
-    for i in range(nodes):
-        node, turn = order[i], 0
-        place[node] = i
-        parent = ints[node, PARENT]
-        picked[0, i], values[i] = ints[node, TOKEN], floats[node, VALUE]
-        picked[1, i] = NONE if parent == NONE else place[parent]
-        while not ints[node, CLAIMED] >> turns[turn, 0] & 1:
-            turn += 1
-        picked[2, i] = turns[turn, 0]
 
 
 def untaught() -> Floats:

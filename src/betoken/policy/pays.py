@@ -21,6 +21,7 @@ UNKNOWN, SITUATIONS = len(RIGHT) + 1, len(RIGHT) + 2 + len(ADDED) + 1
 # A record of answers, fading: how many, what they were worth together; tokens expected of nodes that were fed, and those that came;
 # the step of the last answer.
 COUNT, WORTH, EXPECTED, CAME, LAST = range(5)
+ANSWER = LAST + 1
 # What a drafter is hoped to be worth before it was ever asked, and how many answers what it is usually worth outweighs.
 HOPE, HOPED = 0.5, 1.0
 FADE, OWN_FADE = 0.97, 0.9
@@ -54,7 +55,7 @@ LESSONS = 0.15
 
 def no_answers(members: int) -> Floats:
     """`[members, SITUATIONS, 5]`."""
-    return np.zeros((members, SITUATIONS, 5))
+    return np.zeros((members, SITUATIONS, ANSWER))
 
 
 def no_prices(members: int) -> Floats:
@@ -90,10 +91,12 @@ def note(values, value):
 
 
 @compiled
-def note_all(prices, came):
-    """Many values at once. came: `[N, 3]` kind, member, value."""
-    for i in range(len(came)):
-        note(prices[int(came[i, 0]), int(came[i, 1])], came[i, 2])
+def note_all(prices, middles, came):
+    """Many values at once. came: kind, member, value, and so on; middles: all medians, flat."""
+    members = prices.shape[1]
+    for at in range(0, len(came), 3):
+        kind, member = int(came[at]), int(came[at + 1])
+        middles[kind * members + member] = note(prices[kind, member], came[at + 2])
 
 
 def standing(right: int | None) -> int:

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from betoken.addresses import items
 from betoken.draft import EMPTY, Draft
 from betoken.errors import ParameterError
-from betoken.policy import mixing, pays
+from betoken.policy import calls, pays
 from betoken.policy.claims import SEEMS, Claims, Records
 from betoken.policy.clock import Pace, Steady
 from betoken.policy.cost import Costs, Curve, Measured
@@ -102,11 +103,12 @@ class Auto(BaseProposer):
         self._rows: dict[int, Row] = {}
         self._decoding: list[Pair] = []  # in the last step that was looked at; who is kept for later is in none
         self._gained, self._brings, self._came = np.zeros(nodes + 1), np.zeros(nodes + 1), np.zeros(MOST)
+        self._arrived = items(self._came)
         self._learnt_nothing()
 
     def _learnt_nothing(self) -> None:
         count = len(self._members)
-        self._prices, self._rated = Prices(count), np.zeros((2, count))
+        self._prices = Prices(count)
         self._levels, self._extra, self._costs = pays.lately(), 0.0, Costs()
         self._pace, self._fed, self._together = Pace(), 1.0, Together()
         self._settled = 0  # bits: who is asked, in this step, only where it brought enough
@@ -168,20 +170,20 @@ class Auto(BaseProposer):
             return self._nobody(pairs, start)
         tried: dict[int, int] = {}
         if self._exploring.due():
-            self._rated *= pays.DOUBT_FADE**RESTING
-            tried = self._exploring.whom(pairs, self._members, self._prices.values)
+            self._prices.fade(RESTING)
+            tried = self._exploring.whom(pairs, self._members, self._prices)
         awake = [pair for pair in pairs if not pair[1].rests() or pair[0].seq_id in tried]
         if not awake:
             return self._nobody(pairs, start)
         rate = self._pace.speedup * rows / plain
         costs = self._costs.of(seconds, rate / rows)
-        self._extra = min(TAX * self._books.deciding, MOST_TAX * plain)
+        self._extra = min(TAX * self._prices.deciding, MOST_TAX * plain)
         for _, row in pairs:
             row.claims.clear(pays.standing(row.right))
         self._together.value(pairs, step, self._curve, last=ctx.last)
         step.asking = self._ask_all(awake, tried, rate, costs)
         drafts = self._choose(pairs, seconds, rate)
-        takes = (step.asking + self._books.deciding) / plain
+        takes = (step.asking + self._prices.deciding) / plain
         for _, row in awake:
             self._fed += (1 - FED_FADE) * (row.tire(takes > NOTHING) - self._fed)
         step.spent = self._clock() - start
@@ -215,7 +217,7 @@ class Auto(BaseProposer):
         step.spent = self._clock() - start
         return [EMPTY] * len(pairs)
 
-    def _ask_all(self, waiting: list[Pair], tried: dict[int, int], rate: float, costs: Any) -> float:
+    def _ask_all(self, waiting: list[Pair], tried: dict[int, int], rate: float, costs: Costs) -> float:
         """Each row asks who is cheap; then whom it thinks is worth most, and the next, until nobody seems to pay. Returns the seconds
         that took, at the usual pace."""
         took = self._ask_cheap(waiting, rate, costs)
@@ -232,7 +234,7 @@ class Auto(BaseProposer):
                 waiting += asking
         return took
 
-    def _ask_cheap(self, pairs: list[Pair], rate: float, costs: Any) -> float:
+    def _ask_cheap(self, pairs: list[Pair], rate: float, costs: Costs) -> float:
         """Of a batch the rows whom a cheap member brought too little do not ask it for its worth either: that takes it that all rows
         make use of a wide pass."""
         took, most, together = 0.0, CHEAP * self._step.plain, self._step.rows > 1
@@ -246,7 +248,7 @@ class Auto(BaseProposer):
                     self._settled |= member.bit
         return took
 
-    def _ask_due(self, member: Member, pairs: list[Pair], rate: float, costs: Any) -> float:
+    def _ask_due(self, member: Member, pairs: list[Pair], rate: float, costs: Costs) -> float:
         index, due = member.index, self._due[member.index]
         asking = []
         for pair in pairs:
@@ -259,9 +261,7 @@ class Auto(BaseProposer):
     def _next(self, seq: SeqView, row: Row, rate: float) -> int:
         """Whom a row should ask now; -1: nobody."""
         able = row.able & ~self._settled if seq.room >= 1 else 0
-        return row.claims.whom(
-            self._prices.values, self._rated, self._extra, able, row.begun, self._readers, rate / row.value
-        )
+        return row.claims.whom(self._prices.places, self._extra, able, row.begun, self._readers, rate / row.value)
 
     def _tried(self, tried: dict[int, int], seq: SeqView, row: Row, rate: float) -> int:
         index = tried.pop(seq.seq_id)
@@ -270,7 +270,7 @@ class Auto(BaseProposer):
         row.claims.hoped = math.nan
         return index
 
-    def _ask(self, member: Member, pairs: Sequence[Pair], rate: float, costs: Any) -> float:
+    def _ask(self, member: Member, pairs: Sequence[Pair], rate: float, costs: Costs) -> float:
         """Ask one member for some rows; returns the seconds that took, at the usual pace."""
         begun, pace = self._clock(), self._curve.pace
         start, index, count = begun, member.index, len(pairs)
@@ -293,14 +293,14 @@ class Auto(BaseProposer):
         account.worth += claims.worth
         self._prices.note(pays.USUAL, index, claims.worth)
         if claims.hoped == claims.hoped:
-            self._rated[:, index] += claims.hoped, claims.worth
+            self._prices.rate(index, claims.hoped, claims.worth)
 
-    def _laid(self, member: Member, pairs: Sequence[Pair], rate: float, costs: Any, pace: float) -> Sequence[Pair]:
+    def _laid(self, member: Member, pairs: Sequence[Pair], rate: float, costs: Costs, pace: float) -> Sequence[Pair]:
         """Those rows over whose tree the member's draft was laid."""
         if not pairs:
             return ()
         wide = min(WIDE, self._nodes)
-        least = SLACK * float(costs[wide]) / wide
+        least = SLACK * costs.between(0, wide) / wide
         if member.grows:
             return [pair for pair in pairs if member.grown(pair, least, costs)]
         levels = Levels(member, pairs, self._levels, self._clock, pace, rate, costs) if member.levels else None
@@ -311,19 +311,19 @@ class Auto(BaseProposer):
 
     def _choose(self, pairs: Sequence[Pair], seconds: Any, rate: float) -> list[Draft]:
         """As wide as pays for the whole batch; each row's likeliest nodes up to there, for padding costs as much."""
-        step, gained, brings = self._step, self._gained, self._brings
-        gained[:] = brings[:] = 0.0
-        largest, plain = 0, float(step.rows - len(pairs))
+        step, gained, brings, fresh = self._step, self._gained, self._brings, True
+        largest, plain, gains = 0, float(step.rows - len(pairs)), 0.0
         for seq, row in pairs:
-            most = self._nodes if seq.max_nodes is None else seq.max_nodes
-            row.claims.gain(gained, brings, most, row.value)
-            largest, plain = max(largest, row.claims.size), plain + row.value
-        step.most, step.nodes = min(largest, self._nodes), 0
+            plain += row.value
+            if size := row.claims.size:
+                most = self._nodes if seq.max_nodes is None else seq.max_nodes
+                row.claims.gain(gained, brings, most, row.value, fresh=fresh)
+                largest, fresh = max(largest, size), False
+        step.most, step.nodes, takes = min(largest, self._nodes), 0, step.plain
         if step.most:
-            args = plain, step.asking, rate, PROSPECT
-            step.nodes = min(int(mixing.widest(brings, seconds, *args)), step.most)
-        step.expected = step.rows + float(gained[step.nodes])
-        step.seconds = float(seconds[step.nodes]) + step.asking
+            args = plain, step.asking, rate, PROSPECT, step.most
+            step.nodes, gains, takes = calls.widest(brings, gained, seconds, *args)
+        step.expected, step.seconds = step.rows + gains, takes + step.asking
         held_back = "experts" if step.nodes < step.most and self._experts.hold_back(seconds) else ""
         drafts = []
         for seq, row in pairs:
@@ -334,52 +334,55 @@ class Auto(BaseProposer):
     def observe(self, ctx: ObserveContext) -> None:
         start = self._clock()
         step, pace = self._step, self._curve.pace
-        pairs: list[Pair] = []
+        pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
+        following = 0.0
+        for member in self._members:
+            if member.observes and step.asked[member.index]:
+                following += self._follow(member, pairs, ctx, pace, start + following)
+        emitted, width = self._learn(pairs, ctx)
+        turn = self._exploring.turn
+        if turn < NEW or turn % SELDOM == 0 or step.forgotten:
+            self._curve.learn(step.rows, width, step.context, ctx.seconds)
+        following /= pace
+        whole = step.seconds + following
+        self._pace.learn(emitted / max(len(pairs), 1), whole / step.plain if step.plain > 0 else 1.0)
+        self._exploring.earn(whole)
+        self._prices.settle()
+        step.spent += self._clock() - start
+        self._keep_books(emitted + step.rows - len(pairs), ctx.seconds, pace)
+
+    def _learn(self, pairs: list[Pair], ctx: ObserveContext) -> tuple[int, int]:
+        """What the target said of what was claimed. Returns how many tokens came, and how wide the pass was."""
         lengths, width = [], ctx.width
-        emitted, came, seems = 0, self._came, SEEMS if step.rows == 1 else FACTS
-        came[:] = 0.0
-        for seq, draft, verdict in zip(ctx.seqs, ctx.drafts, ctx.verdicts, strict=True):
-            row = self._rows[seq.seq_id]
-            pairs.append((seq, row))
+        came, arrived, seems = self._came, self._arrived, SEEMS if self._step.rows == 1 else FACTS
+        for member in self._members:
+            arrived[member.index] = 0.0
+        for (_, row), draft, verdict in zip(pairs, ctx.drafts, ctx.verdicts, strict=True):
             lengths.append(len(verdict.tokens))
-            emitted += len(verdict.tokens)
             width = max(width, 1 + len(draft))
             # Where nodes amid it were not fed the rest has other numbers.
             fed = len(draft) if draft is row.draft or begins(row.draft, draft) else 0
             row.right = row.claims.learn(verdict.tokens, fed, came, seems) if row.claims.asked else None
             row.claims.step += 1
-        turn = self._exploring.turn
-        if turn < NEW or turn % SELDOM == 0 or step.forgotten:
-            self._curve.learn(step.rows, width, step.context, ctx.seconds)
-        following = 0.0
-        for member in self._members:
-            if member.observes and step.asked[member.index]:
-                following += self._follow(member, pairs, ctx, pace)
         self._together.learn(pairs, lengths)
-        whole = step.seconds + following
-        self._pace.learn(emitted / max(len(ctx.seqs), 1), whole / step.plain if step.plain > 0 else 1.0)
-        self._exploring.earn(whole)
-        self._prices.settle()
-        step.spent += self._clock() - start
-        self._keep_books(emitted + step.rows - len(ctx.seqs), ctx.seconds, pace)
+        return sum(lengths), width
 
     def _keep_books(self, emitted: int, measured: float, pace: float) -> None:
-        step = self._step
-        self._books.keep(step, self._members, emitted, self._came, measured, pace)
+        step, deciding = self._step, self._prices.deciding
+        self._prices.decided((step.spent - step.asking * pace) / pace)
+        self._books.keep(step, self._members, emitted, self._arrived, measured, pace, deciding)
         if self._books.ledger.held_back == OFTEN:
             self._experts.blame(self._curve.seconds(step.rows, step.context, self._nodes))
 
-    def _follow(self, member: Member, pairs: Sequence[Pair], ctx: ObserveContext, pace: float) -> float:
-        """Show a member what came of it, for the rows it was asked for; returns the seconds, at the usual pace."""
-        places = [
-            place for place, (_, row) in enumerate(pairs) if row.claims.asked & member.bit and row.able & member.bit
-        ]
+    def _follow(self, member: Member, pairs: Sequence[Pair], ctx: ObserveContext, pace: float, start: float) -> float:
+        """Show a member what came of it, for the rows it was asked for; returns the seconds, from `start` on."""
+        bit = member.bit
+        places = [place for place, (_, row) in enumerate(pairs) if row.claims.asked & row.able & bit]
         if not places:
             return 0.0
-        start = self._clock()
         member.observe(pairs, places, ctx)
-        took = (self._clock() - start) / pace
-        self._prices.note(pays.FOLLOWING, member.index, took / len(places))
+        took = self._clock() - start
+        self._prices.note(pays.FOLLOWING, member.index, took / pace / len(places))
         return took
 
     def forget(self) -> None:

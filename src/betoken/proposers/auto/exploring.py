@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from betoken.policy import pays
-from betoken.policy.cost import Floats
 from betoken.proposers.auto.members import Member, Pair
+from betoken.proposers.auto.prices import Prices
 
 # Every so many steps it is asked whether somebody should be asked.
 RESTING = 4
@@ -41,7 +41,7 @@ class Exploring:
         """No more is put by than what the dearest members take."""
         self.allowance = min(self.allowance + self._share * seconds, self._most)
 
-    def whom(self, pairs: Sequence[Pair], members: Sequence[Member], prices: Floats) -> dict[int, int]:
+    def whom(self, pairs: Sequence[Pair], members: Sequence[Member], prices: Prices) -> dict[int, int]:
         """Who is asked first by whom, to see what comes of it: the one asked least recently, where enough has been put by."""
         seq, row = pairs[self.turn // RESTING % len(pairs)]
         able = [member.index for member in members if row.able & member.bit and seq.room >= 1]
@@ -49,9 +49,8 @@ class Exploring:
         if index < 0 or self.turn - self._asked_at[index] < RESTING:
             return {}
         if self.turn >= self._looked + LOOKING or not self._most:
-            self._looked, self._most = self.turn, 2 * float(prices[: pays.USUAL, :, pays.MIDDLE].sum(axis=0).max())
-        seconds, following, beginning = prices[: pays.USUAL, index, pays.MIDDLE].tolist()
-        cost = seconds + following + (0.0 if row.begun >> index & 1 else beginning)
+            self._looked, self._most = self.turn, 2 * prices.dearest
+        cost = prices.asking(index) + (0.0 if row.begun >> index & 1 else prices.middle(pays.BEGINNING, index))
         if self.allowance < cost:
             return {}
         self.allowance -= cost

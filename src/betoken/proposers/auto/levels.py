@@ -5,6 +5,7 @@ from typing import Any
 
 from betoken.policy import pays
 from betoken.policy.claims import Claims
+from betoken.policy.cost import Costs
 from betoken.proposers.auto.members import Member, Pair
 
 
@@ -23,7 +24,7 @@ class Levels:
         clock: Callable[[], float],
         pace: float,
         rate: float,
-        costs: Any,
+        costs: Costs,
     ) -> None:
         self._index, self._prices, self._clock, self._pace = member.index, prices, clock, pace
         self._rate, self._costs = rate, costs
@@ -52,4 +53,4 @@ class Levels:
         for depth in range(known, len(scores)):  # the chain goes on where it was
             reach *= claims.chance(self._index, scores[depth], depth + 1)
         self._reached[seq_id] = len(scores), reach
-        return reach * claims.rate(self._index) - float(self._costs[deep + 1] - self._costs[deep])
+        return reach * claims.rate(self._index) - self._costs.between(deep, deep + 1)

@@ -8,6 +8,7 @@ from typing import Any
 from betoken.draft import EMPTY, Draft, trunk
 from betoken.errors import BetokenError
 from betoken.policy.claims import Claims
+from betoken.policy.cost import Costs
 from betoken.proposers.base import BaseProposer, Grows, ObserveContext, ProposeContext, Proposer, SeqView
 
 LOG = logging.getLogger("betoken.auto")
@@ -98,11 +99,11 @@ class Member:
         self._drop(pairs, "it returned something else than one draft a sequence")
         return ()
 
-    def grown(self, pair: Pair, least: float, costs: Any) -> bool:
+    def grown(self, pair: Pair, least: float, costs: Costs) -> bool:
         """What it drafts, as arrays, over what is there; whether that worked."""
         seq, row = pair
         try:
-            row.claims.lay(self.index, self.proposer.grow(seq, least), costs)  # type: ignore[attr-defined]
+            row.claims.lay(self.index, self.proposer.grow(seq, least), costs.more, costs.rate)  # type: ignore[attr-defined]
         except BetokenError:
             raise
         except Exception as failure:
@@ -110,10 +111,10 @@ class Member:
             return False
         return True
 
-    def lay(self, pair: Pair, draft: Draft, costs: Any) -> bool:
+    def lay(self, pair: Pair, draft: Draft, costs: Costs) -> bool:
         """Its draft over what is there; whether that worked."""
         try:
-            pair[1].claims.add(self.index, draft, costs)
+            pair[1].claims.add(self.index, draft, costs.more, costs.rate)
         except Exception as failure:
             self._drop([pair], failure)
             return False

@@ -1,0 +1,112 @@
+"""What is known of claims, and the claims of one sequence, by the addresses of their arrays (see `addresses`). Compiled."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import carray
+
+from betoken.addresses import pointer
+from betoken.compiled import compiled
+from betoken.policy.mixing import (
+    BEFORE,
+    BINS,
+    COLUMNS,
+    CONSTELLATIONS,
+    DEPTHS,
+    MOST,
+    OWN_DEPTHS,
+    Floats,
+    Ints,
+)
+from betoken.policy.pays import ANSWER, LATELY, SITUATIONS, VALUES
+
+
+class Known(NamedTuple):
+    """Of all requests of one heat: a mixer, what scores have meant, constants for what came of the step before (`mixing`); answers
+    (`pays`), sums of what was expected and came, what answers brought."""
+
+    mixer: Floats
+    meant: Floats
+    after: Floats
+    answers: Floats
+    sums: Floats
+    brought: Floats
+
+
+class Mine(NamedTuple):
+    """Of one sequence: the tree, its nodes by likelihood, where each was put, who was asked in which situation; a request's own constants, answers, sums, and what was brought;
+    what each member's last answer seemed to be worth; what was emitted; what was picked: tokens, parents, members, values."""
+
+    ints: Ints
+    floats: Floats
+    order: Ints
+    places: Ints
+    turns: Ints
+    own: Floats
+    answers: Floats
+    sums: Floats
+    brought: Floats
+    gains: Floats
+    emitted: Ints
+    tokens: Ints
+    parents: Ints
+    members: Ints
+    values: Floats
+
+
+class Priced(NamedTuple):
+    """Of the drafters of one policy: their prices, `[4, members, ...]` (`pays.no_prices`), and of those the medians alone, flat; how they
+    are rated, `[2, members]`; and numbers that came lately, flat."""
+
+    values: Floats
+    middles: Floats
+    rated: Floats
+    came: Floats
+
+
+@compiled
+def known_at(places):
+    """The `Known` whose arrays lie there."""
+    return Known(
+        carray(pointer(places[0, 0]), (CONSTELLATIONS + MOST, MOST + DEPTHS, 2), np.float64),
+        carray(pointer(places[1, 0]), (MOST, BINS, 4), np.float64),
+        carray(pointer(places[2, 0]), (BEFORE, MOST, DEPTHS, 2), np.float64),
+        carray(pointer(places[3, 0]), (MOST, SITUATIONS, ANSWER), np.float64),
+        carray(pointer(places[4, 0]), (2,), np.float64),
+        carray(pointer(places[5, 0]), (MOST,), np.float64),
+    )
+
+
+@compiled
+def mine_at(places):
+    """The `Mine` whose arrays lie there."""
+    room = places[2, 1]
+    return Mine(
+        carray(pointer(places[0, 0]), (room + 1, 6), np.int64),
+        carray(pointer(places[1, 0]), (room + 1, COLUMNS), np.float64),
+        carray(pointer(places[2, 0]), (room,), np.int64),
+        carray(pointer(places[3, 0]), (room,), np.int64),
+        carray(pointer(places[4, 0]), (MOST, 2), np.int64),
+        carray(pointer(places[5, 0]), (MOST, OWN_DEPTHS + 1, 2), np.float64),
+        carray(pointer(places[6, 0]), (MOST, SITUATIONS, ANSWER), np.float64),
+        carray(pointer(places[7, 0]), (2,), np.float64),
+        carray(pointer(places[8, 0]), (MOST,), np.float64),
+        carray(pointer(places[9, 0]), (MOST,), np.float64),
+        carray(pointer(places[10, 0]), (room + 1,), np.int64),
+        carray(pointer(places[11, 0]), (room,), np.int64),
+        carray(pointer(places[12, 0]), (room,), np.int64),
+        carray(pointer(places[13, 0]), (room,), np.int64),
+        carray(pointer(places[14, 0]), (room,), np.float64),
+    )
+
+
+@compiled
+def priced_at(places):
+    """The `Priced` whose arrays lie there."""
+    members = places[1, 1] // 4
+    return Priced(
+        carray(pointer(places[0, 0]), (4, members, VALUES + LATELY), np.float64),
+        carray(pointer(places[1, 0]), (4 * members,), np.float64),
+        carray(pointer(places[2, 0]), (2, members), np.float64),
+        carray(pointer(places[3, 0]), (places[3, 1],), np.float64),
+    )
