@@ -8,10 +8,29 @@ from betoken.policy.views import known_at, mine_at, priced_at
 
 
 @compiled
-def take(known, mine, size, asked, member, tokens, parents, scores, lessons, before, more, rate, added, where, step):
+def take(
+    known,
+    mine,
+    priced,
+    size,
+    asked,
+    member,
+    tokens,
+    parents,
+    scores,
+    lessons,
+    before,
+    more,
+    rate,
+    added,
+    where,
+    step,
+    hoped,
+):
     """A member's answer: lay it over the tree, and learn what it was worth. Returns the tree's new size, NONE where it is no tree; what
-    it adds now, `added` before; what the answer was worth; and the situation after it, `where` before."""
-    known, mine = known_at(known), mine_at(mine)
+    it adds now, `added` before; what the answer was worth, of which `hoped` was expected, if anything was; and the situation after it,
+    `where` before."""
+    known, mine, priced = known_at(known), mine_at(mine), priced_at(priced)
     ints, floats, smaller, turn = mine.ints, mine.floats, size, 0
     if size == 0:
         ints[-1, CHILD] = NONE
@@ -30,6 +49,10 @@ def take(known, mine, size, asked, member, tokens, parents, scores, lessons, bef
         gained = (adds - added) * pays.trust(shared, own)
     pays.answered(shared, own, gained, step)
     mine.gains[member] = gained
+    pays.note(priced.values[pays.USUAL, member], gained)
+    if hoped == hoped:
+        priced.rated[0, member] += hoped
+        priced.rated[1, member] += gained
     return size, adds, gained, pays.situation(adds)
 
 

@@ -12,7 +12,7 @@ from betoken.addresses import Places, items, places
 from betoken.draft import EMPTY, Draft
 from betoken.policy import calls, mixing, pays
 from betoken.policy.mixing import CONSTELLATIONS, MOST, NONE, OTHERS, OWN_DEPTHS, Floats, Ints
-from betoken.policy.views import Known, Mine
+from betoken.policy.views import Known, Mine, unpriced
 
 UNKNOWN_SCORE, NO_LESSONS = (math.nan,), np.zeros(0)
 # Of what an answer brought this share is what it seemed to be worth, where nobody says otherwise.
@@ -43,7 +43,7 @@ class Records:
 
 
 class Claims:
-    """The tree, of at most `room` nodes; `most` of one draft.
+    """The tree, of at most `room` nodes; `most` of one draft. priced: where the prices of those lie who are asked (`views.Priced`).
 
     asked: bits, by member
     added: what the tree adds, in tokens (`mixing.worth`); worth: what the last answer was worth of it
@@ -51,12 +51,14 @@ class Claims:
     """
 
     __slots__ = (
-        "_before", "_emitted", "_known", "_members", "_mine", "_most", "_parents", "_places", "_records", "_room", "_tokens", "_values", "added", "asked", "hoped", "size", "step",
+        "_before", "_emitted", "_known", "_members", "_mine", "_most", "_own_prices", "_parents", "_places", "_priced", "_records", "_room", "_tokens", "_values", "added", "asked", "hoped", "size", "step",
         "where", "worth",
     )  # fmt: skip
 
-    def __init__(self, records: Records, room: int, most: int | None = None) -> None:
+    def __init__(self, records: Records, room: int, most: int | None = None, priced: Places | None = None) -> None:
         self._records, self._most, self._room = records, most, room
+        self._own_prices = unpriced(MOST) if priced is None else None
+        self._priced = places(self._own_prices) if self._own_prices is not None else priced
         row = [np.empty(room, np.int64) for _ in range(5)]
         mine = self._mine = Mine(
             np.empty((room + 1, 6), np.int64), np.empty((room + 1, mixing.COLUMNS)), row[0], row[1],
@@ -90,13 +92,13 @@ class Claims:
         self.size = self.asked = 0
         self.added = 0.0
 
-    def whom(self, priced: Places, extra: float, able: int, begun: int, readers: int, rate: float) -> int:
+    def whom(self, extra: float, able: int, begun: int, readers: int, rate: float) -> int:
         """Whom to ask now, -1: nobody; see `pays.whom`. Nobody is asked twice."""
         able &= ~self.asked
         if not able:
             return -1
         member, self.hoped = calls.whom(
-            self._known, self._places, priced, extra, able, begun, readers, self.where, self.step, rate
+            self._known, self._places, self._priced, extra, able, begun, readers, self.where, self.step, rate
         )
         return member  # type: ignore[no-any-return]
 
@@ -113,8 +115,8 @@ class Claims:
         draft that is no tree, before anything is laid."""
         tokens, parents, scores, lessons = draft
         size, added, self.worth, where = calls.take(
-            self._known, self._places, self.size, self.asked, member, tokens, parents, scores, lessons,
-            self._before, more, rate, self.added, self.where, self.step,
+            self._known, self._places, self._priced, self.size, self.asked, member, tokens, parents, scores, lessons,
+            self._before, more, rate, self.added, self.where, self.step, self.hoped,
         )  # fmt: skip
         if size == NONE:
             raise ValueError("a draft that is no tree")

@@ -18,7 +18,10 @@ from betoken.policy.mixing import (
     Floats,
     Ints,
 )
-from betoken.policy.pays import ANSWER, LATELY, SITUATIONS, VALUES
+from betoken.policy.pays import ANSWER, LATELY, SITUATIONS, VALUES, no_prices
+
+# Numbers that may come before they are taken up, three a value.
+SOME = 3 * 64
 
 
 class Known(NamedTuple):
@@ -62,6 +65,11 @@ class Priced(NamedTuple):
     middles: Floats
     rated: Floats
     came: Floats
+
+
+def unpriced(members: int) -> Priced:
+    """Nobody has been asked yet; room for some numbers."""
+    return Priced(no_prices(members), np.zeros(4 * members), np.zeros((2, members)), np.empty(SOME))
 
 
 @compiled

@@ -24,7 +24,7 @@ from betoken.policy import calls, pays
 from betoken.policy.claims import SEEMS, Claims, Records
 from betoken.policy.clock import Pace, Steady
 from betoken.policy.cost import Costs, Curve, Measured
-from betoken.policy.ledger import Account, Ledger
+from betoken.policy.ledger import Ledger
 from betoken.policy.mixing import MOST
 from betoken.proposers.auto import NAME, NODES, options
 from betoken.proposers.auto.books import Books
@@ -95,11 +95,13 @@ class Auto(BaseProposer):
         self._experts = Experts(experts)
         self._names = [*members]
         self._nodes, self._explore, self._clock = nodes, float(explore), Steady(clock)
+        self._wide = min(WIDE, nodes)
         self.needs = Needs(max((member.top_ids for member in self._members), default=0))
         for member in self._members:
             member.shown_top_ids = self.needs.top_ids
         self._readers = sum(member.bit for member in self._members if member.top_ids)
         self._records = [Records() for _ in range(len(HEATS) + 1)]
+        self._prices = Prices(len(self._members))
         self._rows: dict[int, Row] = {}
         self._decoding: list[Pair] = []  # in the last step that was looked at; who is kept for later is in none
         self._gained, self._brings, self._came = np.zeros(nodes + 1), np.zeros(nodes + 1), np.zeros(MOST)
@@ -108,7 +110,7 @@ class Auto(BaseProposer):
 
     def _learnt_nothing(self) -> None:
         count = len(self._members)
-        self._prices = Prices(count)
+        self._prices.forget()
         self._levels, self._extra, self._costs = pays.lately(), 0.0, Costs()
         self._pace, self._fed, self._together = Pace(), 1.0, Together()
         self._settled = 0  # bits: who is asked, in this step, only where it brought enough
@@ -133,7 +135,7 @@ class Auto(BaseProposer):
         temperature = seq.sampler.params.temperature
         records = self._records[sum(temperature > edge for edge in HEATS)]
         able = sum(member.able(seq) for member in self._members)
-        claims = Claims(records, self._nodes * max(len(self._members), 1), self._nodes)
+        claims = Claims(records, self._nodes * max(len(self._members), 1), self._nodes, self._prices.places)
         np.maximum(claims.brought, np.multiply(self._due, BENEFIT), out=claims.brought)
         row = Row(claims, able, tired=0 if self._fed > SELDOM_FED else TIRED, pace=self._together.pace)
         self._rows[seq.seq_id] = row
@@ -177,12 +179,15 @@ class Auto(BaseProposer):
             return self._nobody(pairs, start)
         rate = self._pace.speedup * rows / plain
         costs = self._costs.of(seconds, rate / rows)
+        step.rate, step.pace, step.least = rate, self._curve.pace, SLACK * costs.between(0, self._wide) / self._wide
         self._extra = min(TAX * self._prices.deciding, MOST_TAX * plain)
         for _, row in pairs:
             row.claims.clear(pays.standing(row.right))
         self._together.value(pairs, step, self._curve, last=ctx.last)
-        step.asking = self._ask_all(awake, tried, rate, costs)
-        drafts = self._choose(pairs, seconds, rate)
+        began = step.now = self._clock()
+        self._ask_all(awake, tried)
+        step.asking = (step.now - began) / step.pace
+        drafts = self._choose(pairs, seconds)
         takes = (step.asking + self._prices.deciding) / plain
         for _, row in awake:
             self._fed += (1 - FED_FADE) * (row.tire(takes > NOTHING) - self._fed)
@@ -217,99 +222,89 @@ class Auto(BaseProposer):
         step.spent = self._clock() - start
         return [EMPTY] * len(pairs)
 
-    def _ask_all(self, waiting: list[Pair], tried: dict[int, int], rate: float, costs: Costs) -> float:
-        """Each row asks who is cheap; then whom it thinks is worth most, and the next, until nobody seems to pay. Returns the seconds
-        that took, at the usual pace."""
-        took = self._ask_cheap(waiting, rate, costs)
+    def _ask_all(self, waiting: list[Pair], tried: dict[int, int]) -> None:
+        """Each row asks who is cheap; then whom it thinks is worth most, and the next, until nobody seems to pay."""
+        self._ask_cheap(waiting)
         while waiting:
             chosen: dict[int, list[Pair]] = {}
             for pair in waiting:
                 seq, row = pair
-                index = self._tried(tried, seq, row, rate) if seq.seq_id in tried else self._next(seq, row, rate)
+                index = self._tried(tried, seq, row) if seq.seq_id in tried else self._next(seq, row)
                 if index >= 0:
                     chosen.setdefault(index, []).append(pair)
             waiting = []
             for index, asking in sorted(chosen.items()):
-                took += self._ask(self._members[index], asking, rate, costs)
+                self._ask(self._members[index], asking)
                 waiting += asking
-        return took
 
-    def _ask_cheap(self, pairs: list[Pair], rate: float, costs: Costs) -> float:
+    def _ask_cheap(self, pairs: list[Pair]) -> None:
         """Of a batch the rows whom a cheap member brought too little do not ask it for its worth either: that takes it that all rows
         make use of a wide pass."""
-        took, most, together = 0.0, CHEAP * self._step.plain, self._step.rows > 1
+        step = self._step
+        most, together = CHEAP * step.plain, step.rows > 1
         self._settled = 0
         for member in self._members:
-            price = self._prices.asking(member.index)
-            self._due[member.index] = rate * price * (MORE if together else 1.0)
-            if not member.levels and price <= most:
-                took += self._ask_due(member, pairs, rate, costs)
-                if price > 0 and together:
-                    self._settled |= member.bit
-        return took
+            index, bit, price = member.index, member.bit, self._prices.asking(member.index)
+            due = self._due[index] = step.rate * price * (MORE if together else 1.0)
+            if member.levels or price > most:
+                continue
+            asking = []
+            for pair in pairs:
+                seq, row = pair
+                if row.able & bit and seq.room >= 1 and row.value * row.claims.brought[index] >= due:
+                    row.claims.hoped = math.nan  # it was not chosen for its worth
+                    asking.append(pair)
+            if asking:
+                self._ask(member, asking)
+            if price > 0 and together:
+                self._settled |= bit
 
-    def _ask_due(self, member: Member, pairs: list[Pair], rate: float, costs: Costs) -> float:
-        index, due = member.index, self._due[member.index]
-        asking = []
-        for pair in pairs:
-            seq, row = pair
-            if row.able & member.bit and seq.room >= 1 and row.value * row.claims.brought[index] >= due:
-                row.claims.hoped = math.nan  # it was not chosen for its worth
-                asking.append(pair)
-        return self._ask(member, asking, rate, costs) if asking else 0.0
-
-    def _next(self, seq: SeqView, row: Row, rate: float) -> int:
+    def _next(self, seq: SeqView, row: Row) -> int:
         """Whom a row should ask now; -1: nobody."""
         able = row.able & ~self._settled if seq.room >= 1 else 0
-        return row.claims.whom(self._prices.places, self._extra, able, row.begun, self._readers, rate / row.value)
+        return row.claims.whom(self._extra, able, row.begun, self._readers, self._step.rate / row.value)
 
-    def _tried(self, tried: dict[int, int], seq: SeqView, row: Row, rate: float) -> int:
+    def _tried(self, tried: dict[int, int], seq: SeqView, row: Row) -> int:
         index = tried.pop(seq.seq_id)
         if row.claims.asked >> index & 1:
-            return self._next(seq, row, rate)
+            return self._next(seq, row)
         row.claims.hoped = math.nan
         return index
 
-    def _ask(self, member: Member, pairs: Sequence[Pair], rate: float, costs: Costs) -> float:
-        """Ask one member for some rows; returns the seconds that took, at the usual pace."""
-        begun, pace = self._clock(), self._curve.pace
-        start, index, count = begun, member.index, len(pairs)
+    def _ask(self, member: Member, pairs: Sequence[Pair]) -> None:
+        """Ask one member for some rows."""
+        step, index, count = self._step, member.index, len(pairs)
+        begun = start = step.now
         if not member.began(pairs):
             self._begin(member, pairs)
             pairs = [pair for pair in pairs if pair[1].able & member.bit]
             start = self._clock()
         account = self._books.ledger.accounts[member.name]
         self._exploring.asked(index)
-        for pair in self._laid(member, pairs, rate, costs, pace):
-            self._account(index, account, pair[1].claims)
-        now = self._clock()
-        self._prices.note(pays.ASKING, index, (now - start) / pace / count)
-        self._step.asked[index] += count
-        account.seconds += now - begun
-        return (now - begun) / pace
+        for _, row in self._laid(member, pairs):
+            account.asked += 1
+            account.worth += row.claims.worth
+        step.now = self._clock()
+        self._prices.note(pays.ASKING, index, (step.now - start) / step.pace / count)
+        step.asked[index] += count
+        account.seconds += step.now - begun
 
-    def _account(self, index: int, account: Account, claims: Claims) -> None:
-        account.asked += 1
-        account.worth += claims.worth
-        self._prices.note(pays.USUAL, index, claims.worth)
-        if claims.hoped == claims.hoped:
-            self._prices.rate(index, claims.hoped, claims.worth)
-
-    def _laid(self, member: Member, pairs: Sequence[Pair], rate: float, costs: Costs, pace: float) -> Sequence[Pair]:
+    def _laid(self, member: Member, pairs: Sequence[Pair]) -> Sequence[Pair]:
         """Those rows over whose tree the member's draft was laid."""
+        step, costs = self._step, self._costs
+        if member.grows:
+            return [pair for pair in pairs if member.grown(pair, step.least, costs)]
         if not pairs:
             return ()
-        wide = min(WIDE, self._nodes)
-        least = SLACK * costs.between(0, wide) / wide
-        if member.grows:
-            return [pair for pair in pairs if member.grown(pair, least, costs)]
-        levels = Levels(member, pairs, self._levels, self._clock, pace, rate, costs) if member.levels else None
+        levels = None
+        if member.levels:
+            levels = Levels(member, pairs, self._levels, self._clock, step.pace, step.rate, costs)
         drafts = member.drafts(
-            pairs, ProposeContext([seq for seq, _ in pairs], rows=len(pairs), least=least, pays=levels)
+            pairs, ProposeContext([seq for seq, _ in pairs], rows=len(pairs), least=step.least, pays=levels)
         )
         return [pair for pair, draft in zip(pairs, drafts, strict=False) if member.lay(pair, draft, costs)]
 
-    def _choose(self, pairs: Sequence[Pair], seconds: Any, rate: float) -> list[Draft]:
+    def _choose(self, pairs: Sequence[Pair], seconds: Any) -> list[Draft]:
         """As wide as pays for the whole batch; each row's likeliest nodes up to there, for padding costs as much."""
         step, gained, brings, fresh = self._step, self._gained, self._brings, True
         largest, plain, gains = 0, float(step.rows - len(pairs)), 0.0
@@ -321,7 +316,7 @@ class Auto(BaseProposer):
                 largest, fresh = max(largest, size), False
         step.most, step.nodes, takes = min(largest, self._nodes), 0, step.plain
         if step.most:
-            args = plain, step.asking, rate, PROSPECT, step.most
+            args = plain, step.asking, step.rate, PROSPECT, step.most
             step.nodes, gains, takes = calls.widest(brings, gained, seconds, *args)
         step.expected, step.seconds = step.rows + gains, takes + step.asking
         held_back = "experts" if step.nodes < step.most and self._experts.hold_back(seconds) else ""

@@ -2,13 +2,12 @@
 
 from array import array
 
-import numpy as np
-
 from betoken.addresses import items, places
 from betoken.policy import calls, pays
-from betoken.policy.views import Priced
+from betoken.policy.views import SOME, unpriced
 
-SOME = 3 * 64
+# The first values of each member count at once; later ones may wait until so many numbers have come, three a value.
+FIRST, WAIT = 12, 3 * 12
 
 
 class Prices:
@@ -19,39 +18,42 @@ class Prices:
 
     def __init__(self, members: int) -> None:
         self._members = members + 1
-        values = self.values = pays.no_prices(members + 1)
-        self._kept = Priced(values, np.zeros(4 * (members + 1)), np.zeros((2, members + 1)), np.empty(SOME))
-        self._came: list[float] = []
-        self._hold()
+        kept = self._kept = unpriced(members + 1)
+        self.values, self.places = kept.values, places(kept)
+        self._middles, self._rated, self._room = items(kept.middles), items(kept.rated), items(kept.came)
+        self.forget()
 
-    def _hold(self) -> None:
-        self.places = places(self._kept)
-        self._middles, self._rated, self._room = (
-            items(self._kept.middles),
-            items(self._kept.rated),
-            items(self._kept.came),
-        )
+    def forget(self) -> None:
+        for numbers in self._kept:
+            numbers[:] = 0.0
+        self._came: list[float] = []
+        self._seen = [0] * self._members
+        self._soon = False
 
     def note(self, kind: int, index: int, value: float) -> None:
-        """One more number of a member; it counts from the next `settle` on."""
+        """One more number of a member; it counts from one of the next `settle` on."""
+        if len(self._came) == SOME:
+            self._take_up()
         self._came += (kind, index, value)
+        self._seen[index] += 1
+        if self._seen[index] < FIRST:
+            self._soon = True
 
     def settle(self) -> None:
-        """The step is over. One call for all of its numbers: each call of compiled code takes longer than what it does here."""
-        if (count := len(self._came)) > len(self._room):
-            self._kept = self._kept._replace(came=np.empty(2 * count))
-            self._hold()
+        """The step is over."""
+        if self._soon or len(self._came) >= WAIT:
+            self._take_up()
+
+    def _take_up(self) -> None:
+        """One call for all numbers: each call of compiled code takes longer than what it does here."""
+        count = len(self._came)
         self._room[:count] = array("d", self._came)
         self._came.clear()
+        self._soon = False
         calls.note_all(self.places, count)
 
-    def rate(self, index: int, hoped: float, worth: float) -> None:
-        """A member was chosen because so much was expected, and was worth so much."""
-        self._rated[0, index] += hoped
-        self._rated[1, index] += worth
-
     def fade(self, steps: int) -> None:
-        """What ratings are left after so many steps."""
+        """What is left, after so many steps, of how members are rated."""
         left = pays.DOUBT_FADE**steps
         for index in range(self._members):
             self._rated[0, index] *= left

@@ -20,6 +20,10 @@ class Step:
     seconds: float = 0.0  # predicted, at the usual pace: the pass, and asking
     spent: float = 0.0  # measured: asking and deciding
     asked: list[int] = field(default_factory=list)  # rows that asked each member
+    rate: float = 0.0  # tokens a second, of all rows
+    least: float = 0.0  # no node less likely need be drafted
+    pace: float = 1.0  # how slow the machine is
+    now: float = 0.0  # when the clock was looked at last
 
 
 def begins(whole: Draft, fed: Draft) -> bool:
