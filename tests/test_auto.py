@@ -358,8 +358,8 @@ def test_what_one_namespace_said_is_never_drafted_in_another(of: str) -> None:
         target = ToyTarget(two_tongues, 30)
         auto = build("auto", Workshop(target.info, None, {"of": of, "explore": 1.0}))
         watched = ByNamespace(auto)
-        theirs = Request((1,), SamplingParams(max_tokens=60), namespace=namespace)
-        ours = Request((0,), SamplingParams(max_tokens=60), namespace="ours")
+        theirs = Request((1,), SamplingParams(max_tokens=150), namespace=namespace)
+        ours = Request((0,), SamplingParams(max_tokens=150), namespace="ours")
         for batch in ([theirs], [ours], [theirs, ours], [ours]):
             decode([replace(one, text=Letters()) for one in batch], watched, target=target)
         seen[namespace] = watched.tokens

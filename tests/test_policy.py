@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from strategies import VOCAB, decode, foretold, request, trees
 from tiny_models import tiny_llama
 
+from betoken.addresses import places
 from betoken.draft import Draft, chain
 from betoken.engine import Engine
 from betoken.policy import judged, pays
@@ -23,6 +24,7 @@ from betoken.policy.cost import NOW, STALE, UNKNOWN, Measured, Point, Table
 from betoken.policy.measuring import measure
 from betoken.policy.mixing import AGREED, CONSTELLATIONS, LARGEST, MOST, OWN_DEPTHS, widest
 from betoken.policy.pays import HOPE, SITUATIONS, answered, delivered, expected, situation, standing, trust
+from betoken.policy.views import unpriced
 from betoken.proposers.auto.deciding import EXPLORE, Auto
 from betoken.proposers.base import BaseProposer, ProposeContext, SeqView
 from betoken.proposers.draft_model import DraftModel
@@ -612,6 +614,53 @@ def test_another_situation_is_another_record() -> None:
         claims.clear(before)
         claims.add(0, chain([1], [0.9]), COSTLESS)
         assert claims.answers[0, :, pays.COUNT].sum() == share and claims.answers[0, before, pays.COUNT] == 1
+
+
+TENTHS = np.arange(9) / 10  # each node more costs a tenth of a token
+
+
+def test_an_answer_is_worth_what_it_changes() -> None:
+    """Of two members: who makes a node likely that was not to be fed, though another had named it; who says what was certain before; who
+    says that what was to be fed is wrong."""
+    claims = Claims(Records(), 9)
+    assert claims.add(0, chain([1], [0.05]), TENTHS) == 0.0 == claims.worth
+    assert claims.add(1, chain([1], [0.95]), TENTHS) == pytest.approx(claims.worth) and claims.worth > 0.3
+    claims.clear()
+    before = claims.add(0, chain([1], [0.9]), TENTHS)
+    assert before == pytest.approx(0.8) and claims.add(1, chain([1], [0.95]), TENTHS) > before + 0.02
+    assert claims.worth == pytest.approx(0.0)
+    records = Records()
+    records.mixer[2 + 3, MOST, 0] = -5.0  # a node of the first that the second does not name
+    claims = Claims(records, 9)
+    assert claims.add(0, chain([1], [0.6]), TENTHS) == pytest.approx(0.5)
+    assert claims.add(1, chain([2], [0.05]), TENTHS) == 0.0, "nothing is to be fed now"
+    assert claims.worth == pytest.approx(0.1 - chance(log_odds(0.6) - 5)), "which saves a node"
+
+
+def test_an_answer_that_replaces_another_is_worth_the_difference() -> None:
+    records = Records()
+    records.mixer[2 + 3, MOST, 0] = -1.0
+    claims = Claims(records, 9)
+    claims.add(0, chain([1], [0.6]), TENTHS)
+    after = claims.add(1, chain([2], [0.8]), TENTHS)
+    doubted = chance(log_odds(0.6) - 1)
+    assert after == pytest.approx(0.8 + doubted - 0.2) and claims.worth == pytest.approx(after - (doubted - 0.1))
+
+
+def test_nobody_is_judged_by_the_first_few_answers() -> None:
+    """Answers that were worth nothing: it is asked on for a while, then no more; of each heat anew."""
+    prices = unpriced(1)
+    claims = Claims(Records(), 9, None, places(prices))
+    for _ in range(pays.FEWEST):
+        pays.note(prices.values[pays.ASKING, 0], 1.0)
+    asked = []
+    for _ in range(pays.EARLY + 10):
+        claims.clear()
+        asked.append(claims.whom(0.0, 1, 1, 0, 1.0) == 0)
+        claims.add(0, chain([1], [0.0]), TENTHS)
+    often = sum(asked)  # fading, ten answers are not quite ten
+    assert asked == sorted(asked, reverse=True) and pays.EARLY <= often < pays.EARLY + 5
+    assert Claims(Records(), 9, None, places(prices)).whom(0.0, 1, 1, 0, 1.0) == 0
 
 
 @given(added=st.floats(0, 1e6), right=st.none() | st.integers(0, 500))

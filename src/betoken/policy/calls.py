@@ -3,7 +3,7 @@
 
 from betoken.compiled import compiled
 from betoken.policy import mixing, pays, settling
-from betoken.policy.mixing import CHILD, CLAIMED, NONE, PARENT, TOKEN, VALUE
+from betoken.policy.mixing import CHILD, CLAIMED, NONE, PARENT, REACH, TOKEN, VALUE
 from betoken.policy.views import known_at, mine_at, priced_at
 
 
@@ -22,7 +22,7 @@ def take(
     before,
     more,
     rate,
-    added,
+    chosen,
     where,
     step,
     hoped,
@@ -31,29 +31,31 @@ def take(
     it adds now, `added` before; what the answer was worth, of which `hoped` was expected, if anything was; and the situation after it,
     `where` before."""
     known, mine, priced = known_at(known), mine_at(mine), priced_at(priced)
-    ints, floats, smaller, turn = mine.ints, mine.floats, size, 0
+    ints, floats, turn = mine.ints, mine.floats, 0
     if size == 0:
         ints[-1, CHILD] = NONE
     size = mixing.lay(ints, floats, size, member, tokens, parents, scores, lessons, known.meant)
     if size == NONE:
-        return NONE, added, 0.0, where
+        return NONE, 0.0, 0.0, where, 0
     for other in range(mixing.MOST):
         turn += asked >> other & 1
     mine.turns[turn, 0], mine.turns[turn, 1] = member, where
-    asked, after, adds, gained = asked | 1 << member, known.after[before], 0.0, 0.0
-    if size > 0:
-        adds = mixing.worth(ints, floats, size, asked, known.mixer, after, mine.own, mine.order, more, rate)
+    asked, adds, gained, best = asked | 1 << member, 0.0, 0.0, 0
     shared, own = known.answers[member, where], mine.answers[member, where]
-    # Who only says what others said makes it look likelier, and no other token will come of it.
-    if size > smaller:
-        gained = (adds - added) * pays.trust(shared, own)
+    if size > 0:
+        mixing.weigh(ints, floats, size, asked, known.mixer, known.after[before], mine.own)
+        # What is known now says what would have come of the nodes that were to be fed without this answer.
+        for i in range(chosen):
+            gained -= floats[mine.order[i], REACH]
+        adds, best = mixing.worth(floats, size, mine.order, more, rate)
+        gained = (gained + rate * more[chosen] + adds) * pays.trust(shared, own)
     pays.answered(shared, own, gained, step)
     mine.gains[member] = gained
     pays.note(priced.values[pays.USUAL, member], gained)
     if hoped == hoped:
         priced.rated[0, member] += hoped
         priced.rated[1, member] += gained
-    return size, adds, gained, pays.situation(adds)
+    return size, adds, gained, pays.situation(adds), best
 
 
 @compiled

@@ -51,7 +51,7 @@ class Claims:
     """
 
     __slots__ = (
-        "_before", "_emitted", "_known", "_members", "_mine", "_most", "_own_prices", "_parents", "_places", "_priced", "_records", "_room", "_tokens", "_values", "added", "asked", "hoped", "size", "step",
+        "_before", "_chosen", "_emitted", "_known", "_members", "_mine", "_most", "_own_prices", "_parents", "_places", "_priced", "_records", "_room", "_tokens", "_values", "added", "asked", "hoped", "size", "step",
         "where", "worth",
     )  # fmt: skip
 
@@ -89,7 +89,7 @@ class Claims:
     def clear(self, before: int = pays.UNKNOWN) -> None:
         """A new step: nothing is claimed. before: what came of the last one (`pays.standing`)."""
         self._before = self.where = before
-        self.size = self.asked = 0
+        self.size = self.asked = self._chosen = 0
         self.added = 0.0
 
     def whom(self, extra: float, able: int, begun: int, readers: int, rate: float) -> int:
@@ -114,13 +114,13 @@ class Claims:
         more: `[1 + N]`, by how much longer a pass with so many nodes takes, each second worth `rate` tokens. Raises ValueError for a
         draft that is no tree, before anything is laid."""
         tokens, parents, scores, lessons = draft
-        size, added, self.worth, where = calls.take(
+        size, added, self.worth, where, chosen = calls.take(
             self._known, self._places, self._priced, self.size, self.asked, member, tokens, parents, scores, lessons,
-            self._before, more, rate, self.added, self.where, self.step, self.hoped,
+            self._before, more, rate, self._chosen, self.where, self.step, self.hoped,
         )  # fmt: skip
         if size == NONE:
             raise ValueError("a draft that is no tree")
-        self.size, self.added, self.where = size, added, where
+        self.size, self.added, self.where, self._chosen = size, added, where, chosen
         self.asked |= 1 << member
         return added  # type: ignore[no-any-return]
 

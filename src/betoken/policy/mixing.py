@@ -175,17 +175,17 @@ def weigh(ints, floats, size, asked, mixer, after, own):
 
 
 @compiled
-def worth(ints, floats, size, asked, mixer, after, own, order, more, rate):
-    """Weigh and rank the nodes; returns what the tree adds: the tokens that its best prefix is expected to bring, beyond what a pass
-    that much wider costs, `rate` tokens for each of the `more[k]` seconds that k nodes take."""
-    weigh(ints, floats, size, asked, mixer, after, own)
+def worth(floats, size, order, more, rate):
+    """Rank the nodes; returns what the tree adds: the tokens that its best prefix is expected to bring, beyond what a pass that much
+    wider costs, `rate` tokens for each of the `more[k]` seconds that k nodes take; and how long that prefix is."""
     # No node beats its parent, which stands before it.
     order[:size] = np.argsort(-floats[:size, REACH], kind="mergesort")
-    total, most = 0.0, 0.0
+    total, most, best = 0.0, 0.0, 0
     for k in range(1, min(size + 1, len(more))):
         total += floats[order[k - 1], REACH]
-        most = max(most, total - rate * more[k])
-    return most
+        if total - rate * more[k] > most:
+            most, best = total - rate * more[k], k
+    return most, best
 
 
 @compiled

@@ -1,8 +1,9 @@
 """What asking a drafter has been worth, and what it took: whether to ask it again, now. Compiled; no torch.
 
-Worth is counted in tokens: how much more the whole tree was expected to add after the answer than before it, nodes' own cost taken off
-(`Claims.add`). It depends on what is there already: a drafter that only repeats a certain copy adds nothing to it. So it is kept by
-situation; for all requests together, and for each request, whose own experience soon outweighs the others' and is slowly forgotten.
+Worth is counted in tokens, nodes' own cost taken off: what the best choice of nodes is expected to bring now that the answer is known,
+beyond what the choice that would have been made without it is expected to bring now (the value of information; Howard 1966). It depends
+on what is there already: a drafter that only repeats a certain copy changes nothing. So it is kept by situation; for all requests together, and for each request, whose own experience soon outweighs the
+others' and is slowly forgotten.
 """
 
 from bisect import bisect_left
@@ -36,7 +37,9 @@ TRUST_FADE, OWN_TRUST_FADE = 0.99, 0.95
 NUMBER, MIDDLE, MEAN, FAIR, VALUES = range(5)
 ODD = 3.0
 LATELY = 15
-FEWEST = 3  # answers before a price is believed: the first one may have had to load something
+# Answers before a price is believed, for the first one may have had to load something; and before it is judged what they are worth: who
+# was unlucky with the first few would not be asked again for long.
+FEWEST, EARLY = 3, 9
 # Prices of each member, lately: seconds of asking a row, of observing what came of it, of reading a sequence before the first draft;
 # then what its answers were worth, in tokens.
 ASKING, FOLLOWING, BEGINNING, USUAL = range(4)
@@ -177,7 +180,7 @@ def whom(prices, rated, extra, shared, own, able, begun, readers, where, step, r
     for member in range(prices.shape[1]):
         if not able >> member & 1:
             continue
-        if not known(prices, member):
+        if not known(prices, member) or shared[member, :, COUNT].sum() < EARLY:
             return member, np.nan
         seconds = price(prices, member, begun >> member & 1)
         usual = prices[USUAL, member, MEAN] if prices[USUAL, member, NUMBER] > 0 else HOPE

@@ -58,8 +58,9 @@ NOTHING = 0.02
 NEW, SELDOM = 100, 3
 # What a node costs is taken from how much longer passes get up to so many nodes.
 WIDE = 32
-# Nodes less likely than this share of what a node must be worth need not be drafted: calibration may still raise them.
-SLACK = 0.3
+# Nodes less likely than this share of what a node must be worth need not be drafted: calibration may still raise them. And this much
+# less where feeding them teaches.
+SLACK, TEACHING = 0.3, 0.33
 HEATS = (0.0, 0.6)
 
 
@@ -293,7 +294,8 @@ class Auto(BaseProposer):
         """Those rows over whose tree the member's draft was laid."""
         step, costs = self._step, self._costs
         if member.grows:
-            return [pair for pair in pairs if member.grown(pair, step.least, costs)]
+            least = step.least * TEACHING if member.top_ids else step.least
+            return [pair for pair in pairs if member.grown(pair, least, costs)]
         if not pairs:
             return ()
         levels = None
