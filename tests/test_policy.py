@@ -24,8 +24,9 @@ from betoken.policy.cost import NOW, STALE, UNKNOWN, Measured, Point, Table
 from betoken.policy.measuring import measure
 from betoken.policy.mixing import AGREED, CONSTELLATIONS, LARGEST, MOST, OWN_DEPTHS, widest
 from betoken.policy.pays import HOPE, SITUATIONS, answered, delivered, expected, situation, standing, trust
-from betoken.policy.views import unpriced
+from betoken.policy.views import SOME, unpriced
 from betoken.proposers.auto.deciding import EXPLORE, Auto
+from betoken.proposers.auto.prices import Prices
 from betoken.proposers.base import BaseProposer, ProposeContext, SeqView
 from betoken.proposers.draft_model import DraftModel
 from betoken.targets.base import Feed
@@ -614,6 +615,27 @@ def test_another_situation_is_another_record() -> None:
         claims.clear(before)
         claims.add(0, chain([1], [0.9]), COSTLESS)
         assert claims.answers[0, :, pays.COUNT].sum() == share and claims.answers[0, before, pays.COUNT] == 1
+
+
+def test_no_price_is_lost_however_many_come_at_once() -> None:
+    """The first ones count at the next settling, later ones soon after; more than there is room for, at once; forgotten, none."""
+    prices = Prices(2)
+    prices.note(pays.ASKING, 1, 2.0)
+    assert prices.asking(1) == 0.0
+    prices.settle()
+    assert prices.asking(1) == 2.0 and prices.asking(0) == 0.0 == prices.deciding
+    for _ in range(5 * SOME):
+        prices.note(pays.ASKING, 0, 3.0)
+        prices.note(pays.FOLLOWING, 0, 1.0)
+    prices.settle()
+    assert prices.asking(0) == 4.0 == prices.dearest
+    assert prices.values[pays.ASKING, 0, pays.NUMBER] > 5 * SOME - SOME
+    for _ in range(30):
+        prices.note(pays.ASKING, 0, 9.0)
+        prices.settle()
+    assert prices.asking(0) == 10.0
+    prices.forget()
+    assert prices.asking(0) == 0.0 == prices.asking(1) and not prices.values.any()
 
 
 TENTHS = np.arange(9) / 10  # each node more costs a tenth of a token

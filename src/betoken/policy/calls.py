@@ -3,7 +3,7 @@
 
 from betoken.compiled import compiled
 from betoken.policy import mixing, pays, settling
-from betoken.policy.mixing import CHILD, CLAIMED, NONE, PARENT, REACH, TOKEN, VALUE
+from betoken.policy.mixing import CHILD, CLAIMED, NONE, PARENT, TOKEN, VALUE
 from betoken.policy.views import known_at, mine_at, priced_at
 
 
@@ -28,8 +28,8 @@ def take(
     hoped,
 ):
     """A member's answer: lay it over the tree, and learn what it was worth. Returns the tree's new size, NONE where it is no tree; what
-    it adds now, `added` before; what the answer was worth, of which `hoped` was expected, if anything was; and the situation after it,
-    `where` before."""
+    it adds now; what the answer was worth, of which `hoped` was expected, if anything was; the situation after it, `where` before; and
+    how many nodes would be fed now, `chosen` before."""
     known, mine, priced = known_at(known), mine_at(mine), priced_at(priced)
     ints, floats, turn = mine.ints, mine.floats, 0
     if size == 0:
@@ -44,11 +44,8 @@ def take(
     shared, own = known.answers[member, where], mine.answers[member, where]
     if size > 0:
         mixing.weigh(ints, floats, size, asked, known.mixer, known.after[before], mine.own)
-        # What is known now says what would have come of the nodes that were to be fed without this answer.
-        for i in range(chosen):
-            gained -= floats[mine.order[i], REACH]
-        adds, best = mixing.worth(floats, size, mine.order, more, rate)
-        gained = (gained + rate * more[chosen] + adds) * pays.trust(shared, own)
+        adds, best, gained = mixing.worth(floats, size, mine.order, chosen, more, rate)
+        gained *= pays.trust(shared, own)
     pays.answered(shared, own, gained, step)
     mine.gains[member] = gained
     pays.note(priced.values[pays.USUAL, member], gained)

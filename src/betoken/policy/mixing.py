@@ -175,9 +175,13 @@ def weigh(ints, floats, size, asked, mixer, after, own):
 
 
 @compiled
-def worth(floats, size, order, more, rate):
-    """Rank the nodes; returns what the tree adds: the tokens that its best prefix is expected to bring, beyond what a pass that much
-    wider costs, `rate` tokens for each of the `more[k]` seconds that k nodes take; and how long that prefix is."""
+def worth(floats, size, order, chosen, more, rate):
+    """Rank the nodes, which have been weighed anew; returns what the tree adds: the tokens that its best prefix is expected to bring,
+    beyond what a pass that much wider costs, `rate` tokens for each of the `more[k]` seconds that k nodes take; how long that prefix is;
+    and how much more it adds than the first `chosen` nodes of the order there was, the best prefix before, by what is known now."""
+    others = -rate * more[chosen]
+    for i in range(chosen):
+        others += floats[order[i], REACH]
     # No node beats its parent, which stands before it.
     order[:size] = np.argsort(-floats[:size, REACH], kind="mergesort")
     total, most, best = 0.0, 0.0, 0
@@ -185,7 +189,7 @@ def worth(floats, size, order, more, rate):
         total += floats[order[k - 1], REACH]
         if total - rate * more[k] > most:
             most, best = total - rate * more[k], k
-    return most, best
+    return most, best, most - others
 
 
 @compiled

@@ -37,8 +37,8 @@ TRUST_FADE, OWN_TRUST_FADE = 0.99, 0.95
 NUMBER, MIDDLE, MEAN, FAIR, VALUES = range(5)
 ODD = 3.0
 LATELY = 15
-# Answers before a price is believed, for the first one may have had to load something; and before it is judged what they are worth: who
-# was unlucky with the first few would not be asked again for long.
+# Answers before a price is believed, for the first one may have had to load something; and, of a heat, fading, before it is judged what
+# they are worth: who was unlucky with the first few would not be asked again for long.
 FEWEST, EARLY = 3, 9
 # Prices of each member, lately: seconds of asking a row, of observing what came of it, of reading a sequence before the first draft;
 # then what its answers were worth, in tokens.

@@ -1,4 +1,4 @@
-"""What was decided and what came of it, written down: for whoever asks why, and for what deciding itself takes."""
+"""What was decided and what came of it, written down for whoever asks why."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +9,8 @@ from betoken.proposers.auto.step import Step
 
 
 class Books:
+    """The ledger, and who writes it."""
+
     def __init__(self, names: Sequence[str]) -> None:
         self.ledger = Ledger(names)
         self._nobody = (0,) * len(names)
