@@ -73,17 +73,19 @@ class Costs:
     """What more nodes cost. The seconds are the same array for many steps.
 
     more: `[1 + N]`, by how many seconds a pass with 0, 1, ... nodes is longer; rate: what a second is worth, in tokens
+    most: how many times as fast as plain decoding a row would be if every node of a chain came true, at the best length
     """
 
     def __init__(self) -> None:
         self._seconds: Floats | None = None
-        self.more, self.rate, self._known = np.zeros(1), 0.0, [0.0]
+        self.more, self.rate, self.most, self._known = np.zeros(1), 0.0, 1.0, [0.0]
 
     def of(self, seconds: Floats, rate: float) -> "Costs":
         """Of passes with so many nodes; itself."""
         if seconds is not self._seconds:
             self._seconds, self.more = seconds, seconds - seconds[0]
             self._known = self.more.tolist()
+            self.most = float((np.arange(1, 1 + len(seconds)) * (seconds[0] / seconds)).max())
         self.rate = rate
         return self
 

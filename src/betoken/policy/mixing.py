@@ -278,12 +278,13 @@ def widest(gained, seconds, rows, asking, usual, prospect):
     """How many nodes the widest draft should have, so that what the last of them bring is worth the time they take.
 
     `gained` comes on top of a token a row, in `seconds` of the pass and what has been spent on `asking` already. Time is worth what it
-    usually brings, `usual` tokens a second, and what this step could bring at best; `prospect` is the latter's share.
+    usually brings, `usual` tokens a second, and what this step could bring at best; `prospect` is the latter's share. Never less than what
+    plain passes bring: that somebody took long to ask makes no pass cheaper.
     """
     most = 0.0
     for nodes in range(len(gained)):
         most = max(most, (rows + gained[nodes]) / (seconds[nodes] + asking))
-    rate = (1 - prospect) * usual + prospect * most
+    rate = max((1 - prospect) * usual + prospect * most, rows / seconds[0])
     best, value = 0, -rate * seconds[0]
     for nodes in range(1, len(gained)):
         left = gained[nodes] - rate * seconds[nodes]

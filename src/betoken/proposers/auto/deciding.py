@@ -31,8 +31,9 @@ from betoken.proposers.auto.books import Books
 from betoken.proposers.auto.experts import OFTEN, Experts
 from betoken.proposers.auto.exploring import RESTING, Exploring
 from betoken.proposers.auto.levels import Levels
-from betoken.proposers.auto.members import Member, Pair, Row
+from betoken.proposers.auto.members import LONGEST_REST, Member, Pair, Row
 from betoken.proposers.auto.prices import Prices
+from betoken.proposers.auto.resting import SELDOM, Resting
 from betoken.proposers.auto.step import Step, begins
 from betoken.proposers.auto.together import Together
 from betoken.proposers.base import BaseProposer, Needs, ObserveContext, ProposeContext, Proposer, SeqView
@@ -50,12 +51,12 @@ CHEAP, BENEFIT = 0.1, 1.5
 # In a batch it has to have brought more, for rows have to be gathered and told, and facts alone count: what seems worth feeding to one row
 # may not be worth it for all.
 MORE, FACTS = 1.25, 0.0
-# Where less than this share of steps fed anything, lately, of all rows, a new one starts as tired as after so many steps.
-FED_FADE, SELDOM_FED, TIRED = 0.98, 0.05, 8
 # Where asking and deciding take less of a plain pass than this nobody need rest.
 NOTHING = 0.02
-# After so many steps the curve is known well enough to be corrected by every third pass: that takes time, too.
-NEW, SELDOM = 100, 3
+# After so many steps the curve is known well enough to be corrected by every third pass.
+NEW = 100
+# Where drafts could not make a row so many times as fast if all that was drafted came true nobody is asked.
+HOPELESS = 1.02
 # What a node costs is taken from how much longer passes get up to so many nodes.
 WIDE = 32
 # Nodes less likely than this share of what a node must be worth need not be drafted: calibration may still raise them. And this much
@@ -104,7 +105,6 @@ class Auto(BaseProposer):
         self._records = [Records() for _ in range(len(HEATS) + 1)]
         self._prices = Prices(len(self._members))
         self._rows: dict[int, Row] = {}
-        self._decoding: list[Pair] = []  # in the last step that was looked at; who is kept for later is in none
         self._gained, self._brings, self._came = np.zeros(nodes + 1), np.zeros(nodes + 1), np.zeros(MOST)
         self._arrived = items(self._came)
         self._learnt_nothing()
@@ -113,11 +113,11 @@ class Auto(BaseProposer):
         count = len(self._members)
         self._prices.forget()
         self._levels, self._extra, self._costs = pays.lately(), 0.0, Costs()
-        self._pace, self._fed, self._together = Pace(), 1.0, Together()
+        self._pace, self._together = Pace(), Together()
         self._settled = 0  # bits: who is asked, in this step, only where it brought enough
         self._due = [0.0] * MOST  # what an answer of each member has to bring, in tokens
         self._exploring = Exploring(count, self._explore)
-        self._step = Step(asked=[0] * count)
+        self._step, self._resting = Step(asked=[0] * count), Resting()
         self._books = Books(self._names)
 
     @property
@@ -138,9 +138,9 @@ class Auto(BaseProposer):
         able = sum(member.able(seq) for member in self._members)
         claims = Claims(records, self._nodes * max(len(self._members), 1), self._nodes, self._prices.places)
         np.maximum(claims.brought, np.multiply(self._due, BENEFIT), out=claims.brought)
-        row = Row(claims, able, tired=0 if self._fed > SELDOM_FED else TIRED, pace=self._together.pace)
+        row = Row(claims, able, tired=self._resting.tired, pace=self._together.pace)
         self._rows[seq.seq_id] = row
-        self._decoding = []  # nobody rests with who is new
+        self._write_down()  # nobody rests with who is new
         try:
             for member in self._members:
                 if member.remembers:
@@ -163,56 +163,60 @@ class Auto(BaseProposer):
                 "method", NAME, 'a method by name where acceptance is "residual": auto keeps nodes by value'
             )
         start = self._clock()
+        self._write_down()
         rows, context = max(ctx.rows, len(ctx.seqs)), max([len(seq.tokens) for seq in ctx.seqs])
-        pairs = self._decoding = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
+        pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
         seconds = self._curve.seconds(rows, context, self._nodes)
         step, plain = self._step, float(seconds[0])
         step.rows, step.context, step.plain, step.asked = rows, context, plain, [0] * len(self._members)
+        step.rate, step.pace = max(self._pace.speedup, 1.0) * rows / plain, self._curve.pace
         step.forgotten = self._curve.forgotten(rows)
         if step.forgotten:
-            return self._nobody(pairs, start)
-        tried: dict[int, int] = {}
+            drafts = self._nobody(pairs)
+        elif self._costs.of(seconds, step.rate / rows).most < HOPELESS:
+            drafts = self._nobody(pairs)
+            self._resting.lie_down(pairs, LONGEST_REST)
+        else:
+            drafts = self._thought_of(pairs, seconds, last=ctx.last)
+            self._resting.lie_down(pairs, self._exploring.rest(pairs, plain))
+        step.spent = self._clock() - start
+        return drafts
+
+    def _thought_of(self, pairs: list[Pair], seconds: Any, *, last: bool) -> list[Draft]:
+        """Whoever need not rest asks, or is to try somebody; then it is decided what is fed."""
+        step, tried = self._step, dict[int, int]()
         if self._exploring.due():
             self._prices.fade(RESTING)
             tried = self._exploring.whom(pairs, self._members, self._prices)
         awake = [pair for pair in pairs if not pair[1].rests() or pair[0].seq_id in tried]
         if not awake:
-            return self._nobody(pairs, start)
-        rate = self._pace.speedup * rows / plain
-        costs = self._costs.of(seconds, rate / rows)
-        step.rate, step.pace, step.least = rate, self._curve.pace, SLACK * costs.between(0, self._wide) / self._wide
-        self._extra = min(TAX * self._prices.deciding, MOST_TAX * plain)
+            return self._nobody(pairs)
+        step.least = SLACK * self._costs.between(0, self._wide) / self._wide
+        self._extra = min(TAX * self._prices.deciding, MOST_TAX * step.plain)
         for _, row in pairs:
             row.claims.clear(pays.standing(row.right))
-        self._together.value(pairs, step, self._curve, last=ctx.last)
+        self._together.value(pairs, step, self._curve, last=last)
         began = step.now = self._clock()
         self._ask_all(awake, tried)
         step.asking = (step.now - began) / step.pace
         drafts = self._choose(pairs, seconds)
-        takes = (step.asking + self._prices.deciding) / plain
-        for _, row in awake:
-            self._fed += (1 - FED_FADE) * (row.tire(takes > NOTHING) - self._fed)
-        step.spent = self._clock() - start
+        self._resting.tire(awake, costly=(step.asking + self._prices.deciding) / step.plain > NOTHING)
         return drafts
 
     def rests(self) -> bool:
-        """Whether all rows do in the coming step, and nobody is to be tried in it."""
-        for _, row in self._decoding:
-            if row.rest < 1:
-                return False
-        return bool(self._decoding) and not self._exploring.comes()
+        return self._resting.rests()
 
     def rested(self, rows: int, seconds: float) -> None:
-        step = self._step
-        plain = float(self._curve.seconds(rows, step.context, self._nodes)[0])
-        self._together.rested(self._decoding)
-        self._pace.learn(1.0, 1.0)
-        self._exploring.went_by(plain)
-        if self._exploring.turn % SELDOM == 0:
-            self._curve.learn(rows, 1, step.context, seconds)
-        self._books.rested(step, rows, plain * self._curve.pace, seconds)
+        self._resting.went_by(rows, seconds)
 
-    def _nobody(self, pairs: Sequence[Pair], start: float) -> list[Draft]:
+    def _write_down(self) -> None:
+        """What went by."""
+        if self._resting:
+            rest = self._step, self._curve, self._nodes, self._together, self._pace, self._exploring, self._books
+            self._resting.write_down(*rest)
+        self._resting.wake()
+
+    def _nobody(self, pairs: Sequence[Pair]) -> list[Draft]:
         """A step in which nobody is thought of."""
         step = self._step
         step.nodes = step.most = 0
@@ -220,7 +224,6 @@ class Auto(BaseProposer):
         for _, row in pairs:
             row.claims.clear()
             row.draft = EMPTY
-        step.spent = self._clock() - start
         return [EMPTY] * len(pairs)
 
     def _ask_all(self, waiting: list[Pair], tried: dict[int, int]) -> None:
@@ -391,7 +394,7 @@ class Auto(BaseProposer):
 
     def end(self, seq_id: int) -> None:
         row = self._rows.pop(seq_id, None)
-        self._decoding = []
+        self._write_down()
         for member in self._members:
             if row is not None and row.begun & member.bit:
                 member.end(seq_id)

@@ -1,9 +1,10 @@
 """Asking for the sake of it: who does not seem to pay is asked now and then, so that a text that changes is noticed."""
 
+import math
 from collections.abc import Sequence
 
 from betoken.policy import pays
-from betoken.proposers.auto.members import Member, Pair
+from betoken.proposers.auto.members import Member, Pair, Row
 from betoken.proposers.auto.prices import Prices
 
 # Every so many steps it is asked whether somebody should be asked.
@@ -18,6 +19,7 @@ class Exploring:
     def __init__(self, members: int, share: float) -> None:
         self._share, self.turn = share, 0
         self.allowance, self._most, self._looked = 0.0, 0.0, -LOOKING
+        self._wanted = 0.0  # what whoever is next takes
         self._asked_at = [0] * members
 
     def due(self) -> bool:
@@ -25,9 +27,15 @@ class Exploring:
         self.turn += 1
         return self.turn % RESTING == 0
 
-    def comes(self) -> bool:
-        """Whether `due` will say so."""
-        return (self.turn + 1) % RESTING == 0
+    def rest(self, pairs: Sequence[Pair], seconds: float) -> int:
+        """How many steps, of so many seconds each, none of these need be thought of, nor will be tried."""
+        rest, first = min([row.rest for _, row in pairs]), RESTING - 1 - self.turn % RESTING
+        short, each = self._wanted - self.allowance, self._share * seconds
+        if rest <= first or short <= 0:
+            return max(min(rest, first), 0)
+        if short >= rest * each:
+            return rest
+        return min(rest, first + RESTING * max(math.ceil((short / each - first) / RESTING), 0))
 
     def went_by(self, seconds: float) -> None:
         """A step in which nobody was thought of took so long."""
@@ -45,13 +53,18 @@ class Exploring:
         """Who is asked first by whom, to see what comes of it: the one asked least recently, where enough has been put by."""
         seq, row = pairs[self.turn // RESTING % len(pairs)]
         able = [member.index for member in members if row.able & member.bit and seq.room >= 1]
-        index = min(able, key=self._asked_at.__getitem__, default=-1)
-        if index < 0 or self.turn - self._asked_at[index] < RESTING:
+        able.sort(key=self._asked_at.__getitem__)
+        if not able or self.turn - self._asked_at[able[0]] < RESTING:
             return {}
         if self.turn >= self._looked + LOOKING or not self._most:
             self._looked, self._most = self.turn, 2 * prices.dearest
-        cost = prices.asking(index) + (0.0 if row.begun >> index & 1 else prices.middle(pays.BEGINNING, index))
-        if self.allowance < cost:
+        self._wanted = _cost(able[0], row, prices)
+        if self.allowance < self._wanted:
             return {}
-        self.allowance -= cost
-        return {seq.seq_id: index}
+        self.allowance -= self._wanted
+        self._wanted = _cost(able[1 % len(able)], row, prices)
+        return {seq.seq_id: able[0]}
+
+
+def _cost(index: int, row: Row, prices: Prices) -> float:
+    return prices.asking(index) + (0.0 if row.begun >> index & 1 else prices.middle(pays.BEGINNING, index))

@@ -12,7 +12,7 @@ from betoken.policy.cost import Costs
 from betoken.proposers.base import BaseProposer, Grows, ObserveContext, ProposeContext, Proposer, SeqView
 
 LOG = logging.getLogger("betoken.auto")
-# Where nothing that was drafted is fed, some times in a row, nobody is thought of for 1, 2, 3, ... steps.
+# Where nothing that was drafted is fed, some times in a row, nobody is thought of for 1, 2, 4, ... steps.
 PATIENCE, LONGEST_REST = 2, 15
 
 
@@ -36,17 +36,17 @@ class Row:
         self.rest -= 1
         return self.rest >= 0
 
-    def went_by(self) -> None:
-        """A step in which it rested, and nobody was told."""
-        self.rest -= 1
+    def went_by(self, steps: int) -> None:
+        """So many in which it rested, and nobody was told."""
+        self.rest -= steps
         self.right, self.draft = None, EMPTY
-        self.claims.step += 1
+        self.claims.step += steps
 
     def tire(self, costly: bool) -> bool:
         """Something was fed in this step, or nothing; which of these. A row rests where thinking costs something."""
         fed = bool(self.draft.tokens)
         self.tired = 0 if fed else self.tired + 1
-        self.rest = min(max(self.tired - PATIENCE, 0), LONGEST_REST) if costly else 0
+        self.rest = min(1 << self.tired >> PATIENCE + 1, LONGEST_REST) if costly else 0
         return fed
 
 

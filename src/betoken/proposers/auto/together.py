@@ -31,11 +31,12 @@ class Together:
         for (_, row), value in zip(pairs, values, strict=True):
             row.value = max(value, LEAST)
 
-    def rested(self, pairs: Sequence[Pair]) -> None:
-        """A step went by: a token each."""
+    def rested(self, pairs: Sequence[Pair], steps: int) -> None:
+        """So many went by: a token each."""
+        left = (1 - PACE) ** steps
         for _, row in pairs:
-            row.went_by()
-            row.pace += PACE * (1 - row.pace)
+            row.went_by(steps)
+            row.pace = 1 + left * (row.pace - 1)
 
     def learn(self, pairs: Sequence[Pair], emitted: Sequence[int]) -> None:
         """What came of the step."""
