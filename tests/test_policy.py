@@ -625,7 +625,20 @@ def test_another_situation_is_another_record() -> None:
     for before, share in ((0, 1), (1, 2)):
         claims.clear(before)
         claims.add(0, chain([1], [0.9]), COSTLESS)
-        assert claims.answers[0, :, pays.COUNT].sum() == share and claims.answers[0, before, pays.COUNT] == 1
+        assert (claims.answers[0, :, pays.COUNT] > 0).sum() == share and claims.answers[0, before, pays.COUNT] > 0
+
+
+def test_first_answers_count_less() -> None:
+    """Whose scores mean nothing promises much at first; soon an answer is an answer."""
+    shared, own, weights = pays.no_answers(1)[0], pays.no_answers(1)[0, 3], []
+    for worth in (5.0, 5.0, *[0.0] * 10):
+        weights.append(pays.weight(shared))
+        answered(shared[3], own, worth, 0, weights[-1])
+    assert weights == sorted(weights) and weights[0] < 0.5 and weights[-1] == 1.0
+    even = pays.no_answers(2)[:, 3]
+    for worth in (5.0, 5.0, *[0.0] * 10):
+        answered(even[0], even[1], worth, 0)
+    assert expected(shared[3], own, 0, HOPE) < 0.7 * expected(even[0], even[1], 0, HOPE)
 
 
 def test_no_price_is_lost_however_many_come_at_once() -> None:

@@ -25,10 +25,9 @@ def take(
     chosen,
     where,
     step,
-    hoped,
 ):
     """A member's answer: lay it over the tree, and learn what it was worth. Returns the tree's new size, NONE where it is no tree; what
-    it adds now; what the answer was worth, of which `hoped` was expected, if anything was; the situation after it, `where` before; and
+    it adds now; what the answer was worth; the situation after it, `where` before; and
     how many nodes would be fed now, `chosen` before."""
     known, mine, priced = known_at(known), mine_at(mine), priced_at(priced)
     ints, floats, turn = mine.ints, mine.floats, 0
@@ -46,21 +45,17 @@ def take(
         mixing.weigh(ints, floats, size, asked, known.mixer, known.after[before], mine.own)
         adds, best, gained = mixing.worth(floats, size, mine.order, chosen, more, rate)
         gained *= pays.trust(shared, own)
-    pays.answered(shared, own, gained, step)
+    pays.answered(shared, own, gained, step, pays.weight(known.answers[member]))
     mine.gains[member] = gained
     pays.note(priced.values[pays.USUAL, member], gained)
-    if hoped == hoped:
-        priced.rated[0, member] += hoped
-        priced.rated[1, member] += gained
     return size, adds, gained, pays.situation(adds), best
 
 
 @compiled
 def whom(known, mine, priced, extra, able, begun, readers, where, step, rate):
-    """Whom a row should ask now, and what is expected of it; see `pays.whom`."""
+    """Whom a row should ask now; see `pays.whom`."""
     known, mine, priced = known_at(known), mine_at(mine), priced_at(priced)
-    prices, rated = priced.values, priced.rated
-    return pays.whom(prices, rated, extra, known.answers, mine.answers, able, begun, readers, where, step, rate)
+    return pays.whom(priced.values, extra, known.answers, mine.answers, able, begun, readers, where, step, rate)
 
 
 @compiled

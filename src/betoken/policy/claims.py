@@ -47,11 +47,11 @@ class Claims:
 
     asked: bits, by member
     added: what the tree adds, in tokens (`mixing.worth`); worth: what the last answer was worth of it
-    hoped: what was expected of whom `whom` named last; step: of the request; whoever asks counts
+    step: of the request; whoever asks counts
     """
 
     __slots__ = (
-        "_before", "_chosen", "_emitted", "_known", "_members", "_mine", "_most", "_own_prices", "_parents", "_places", "_priced", "_records", "_room", "_tokens", "_values", "added", "asked", "hoped", "size", "step",
+        "_before", "_chosen", "_emitted", "_known", "_members", "_mine", "_most", "_own_prices", "_parents", "_places", "_priced", "_records", "_room", "_tokens", "_values", "added", "asked", "size", "step",
         "where", "worth",
     )  # fmt: skip
 
@@ -68,7 +68,7 @@ class Claims:
         self._known, self._places = records.places, places(mine)
         self._emitted, self._values = items(mine.emitted), items(mine.values)
         self._tokens, self._parents, self._members = items(mine.tokens), items(mine.parents), items(mine.members)
-        self.step, self.hoped, self.worth = 0, math.nan, 0.0
+        self.step, self.worth = 0, 0.0
         self.clear()
 
     @property
@@ -97,10 +97,10 @@ class Claims:
         able &= ~self.asked
         if not able:
             return -1
-        member, self.hoped = calls.whom(
+        member: int = calls.whom(
             self._known, self._places, self._priced, extra, able, begun, readers, self.where, self.step, rate
         )
-        return member  # type: ignore[no-any-return]
+        return member
 
     def add(self, member: int, draft: Draft, more: Floats, rate: float = 1.0) -> float:
         """`lay` for a draft. Of one that has more nodes than may be fed, the first ones: the others' answers need room, too."""
@@ -116,7 +116,7 @@ class Claims:
         tokens, parents, scores, lessons = draft
         size, added, self.worth, where, chosen = calls.take(
             self._known, self._places, self._priced, self.size, self.asked, member, tokens, parents, scores, lessons,
-            self._before, more, rate, self._chosen, self.where, self.step, self.hoped,
+            self._before, more, rate, self._chosen, self.where, self.step,
         )  # fmt: skip
         if size == NONE:
             raise ValueError("a draft that is no tree")

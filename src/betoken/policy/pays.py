@@ -37,15 +37,12 @@ TRUST_FADE, OWN_TRUST_FADE = 0.99, 0.95
 NUMBER, MIDDLE, MEAN, FAIR, VALUES = range(5)
 ODD = 3.0
 LATELY = 15
-# Answers before a price is believed, for the first one may have had to load something; and, of a heat, fading, before it is judged what
-# they are worth: who was unlucky with the first few would not be asked again for long.
-FEWEST, EARLY = 3, 9
+# Answers before a price is believed, for the first one may have had to load something; and, of a heat, fading, the first ones counting
+# less, before it is judged what they are worth: who was unlucky with the first few would not be asked again for long.
+FEWEST, EARLY = 3, 4
 # Prices of each member, lately: seconds of asking a row, of observing what came of it, of reading a sequence before the first draft;
 # then what its answers were worth, in tokens.
 ASKING, FOLLOWING, BEGINNING, USUAL = range(4)
-# Who is chosen because much is expected is the one that is overrated most (the winner's curse). So two sums are kept of each member, of
-# what was expected of answers it was chosen for and of what those were worth; they fade, and so many tokens of each are assumed.
-DOUBT, DOUBT_FADE, LEAST_DOUBTED = 3.0, 0.99, 0.4
 # What beginning a sequence costs is spread over so many steps.
 SPREAD = 24
 # A dearer member has to be worth so much more than a cheaper one to be asked before it.
@@ -146,11 +143,17 @@ def trust(shared, own):
 
 
 @compiled
-def answered(shared, own, worth, step):
+def answered(shared, own, worth, step, weight=1.0):
     """An answer was worth so much."""
-    shared[COUNT], shared[WORTH] = shared[COUNT] * FADE + 1, shared[WORTH] * FADE + worth
+    shared[COUNT], shared[WORTH] = shared[COUNT] * FADE + weight, shared[WORTH] * FADE + weight * worth
     left = OWN_FADE * FORGET ** (step - own[LAST])
-    own[COUNT], own[WORTH], own[LAST] = own[COUNT] * left + 1, own[WORTH] * left + worth, step
+    own[COUNT], own[WORTH], own[LAST] = own[COUNT] * left + weight, own[WORTH] * left + weight * worth, step
+
+
+@compiled
+def weight(shared):
+    """How much the next answer of a member counts: the first ones little, for it is not known yet what its scores mean."""
+    return min((1 + shared[:, COUNT].sum()) / EARLY, 1.0)
 
 
 @compiled
@@ -169,27 +172,25 @@ def bring(shared, own, member, hits, seemed, seems):
 
 
 @compiled
-def whom(prices, rated, extra, shared, own, able, begun, readers, where, step, rate):
-    """Whom a row should ask now: the one whose answer is worth most beyond its price, and what is expected of it; -1 where nobody's is.
-    Of one whose price is not known yet nothing is expected: no number.
+def whom(prices, extra, shared, own, able, begun, readers, where, step, rate):
+    """Whom a row should ask now: the one whose answer is worth most beyond its price, -1 where nobody's is. Whoever
+    is not known yet is asked first.
 
     able, begun, readers: bits: who may be asked, who has read the sequence, who reads what the target holds likely
     rate: tokens a second; extra: seconds that each answer takes besides its price
     """
-    best, most, hoped, paid = -1, 0.0, np.nan, 0.0
+    best, most, paid = -1, 0.0, 0.0
     for member in range(prices.shape[1]):
         if not able >> member & 1:
             continue
         if not known(prices, member) or shared[member, :, COUNT].sum() < EARLY:
-            return member, np.nan
+            return member
         seconds = price(prices, member, begun >> member & 1)
         usual = prices[USUAL, member, MEAN] if prices[USUAL, member, NUMBER] > 0 else HOPE
-        hopes = expected(shared[member, where], own[member, where], step, usual)
-        doubt = (rated[1, member] + DOUBT) / (rated[0, member] + DOUBT)
-        worth = hopes * min(max(doubt, LEAST_DOUBTED), 1.0) - rate * (seconds + extra)
+        worth = expected(shared[member, where], own[member, where], step, usual) - rate * (seconds + extra)
         if readers >> member & 1:
             worth += LESSONS * prices[USUAL, member, MIDDLE]
         # What answers are worth is known roughly, what they take well: the dearer one has to be clearly better.
         if worth > 0.0 and worth > most * (1 + CLEARLY if seconds > paid else 1 / (1 + CLEARLY)):
-            best, most, hoped, paid = member, worth, hopes, seconds
-    return best, hoped
+            best, most, paid = member, worth, seconds
+    return best

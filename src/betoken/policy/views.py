@@ -58,18 +58,17 @@ class Mine(NamedTuple):
 
 
 class Priced(NamedTuple):
-    """Of the drafters of one policy: their prices, `[4, members, ...]` (`pays.no_prices`), and of those the medians alone, flat; how they
-    are rated, `[2, members]`; and numbers that came lately, flat."""
+    """Of the drafters of one policy: their prices, `[4, members, ...]` (`pays.no_prices`), and of those the medians alone, flat; and
+    numbers that came lately, flat."""
 
     values: Floats
     middles: Floats
-    rated: Floats
     came: Floats
 
 
 def unpriced(members: int) -> Priced:
     """Nobody has been asked yet; room for some numbers."""
-    return Priced(no_prices(members), np.zeros(4 * members), np.zeros((2, members)), np.empty(SOME))
+    return Priced(no_prices(members), np.zeros(4 * members), np.empty(SOME))
 
 
 @compiled
@@ -115,6 +114,5 @@ def priced_at(places):
     return Priced(
         carray(pointer(places[0, 0]), (4, members, VALUES + LATELY), np.float64),
         carray(pointer(places[1, 0]), (4 * members,), np.float64),
-        carray(pointer(places[2, 0]), (2, members), np.float64),
-        carray(pointer(places[3, 0]), (places[3, 1],), np.float64),
+        carray(pointer(places[2, 0]), (places[2, 1],), np.float64),
     )

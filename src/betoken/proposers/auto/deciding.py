@@ -10,7 +10,6 @@ row.
 Decisions follow the clock; the text cannot, since the walk keeps only what the target says itself.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -29,7 +28,7 @@ from betoken.policy.mixing import MOST
 from betoken.proposers.auto import NAME, NODES, options
 from betoken.proposers.auto.books import Books
 from betoken.proposers.auto.experts import OFTEN, Experts
-from betoken.proposers.auto.exploring import RESTING, Exploring
+from betoken.proposers.auto.exploring import Exploring
 from betoken.proposers.auto.levels import Levels
 from betoken.proposers.auto.members import LONGEST_REST, Member, Pair, Row
 from betoken.proposers.auto.prices import Prices
@@ -186,7 +185,6 @@ class Auto(BaseProposer):
         """Whoever need not rest asks, or is to try somebody; then it is decided what is fed."""
         step, tried = self._step, dict[int, int]()
         if self._exploring.due():
-            self._prices.fade(RESTING)
             tried = self._exploring.whom(pairs, self._members, self._prices)
         awake = [pair for pair in pairs if not pair[1].rests() or pair[0].seq_id in tried]
         if not awake:
@@ -256,7 +254,6 @@ class Auto(BaseProposer):
             for pair in pairs:
                 seq, row = pair
                 if row.able & bit and seq.room >= 1 and row.value * row.claims.brought[index] >= due:
-                    row.claims.hoped = math.nan  # it was not chosen for its worth
                     asking.append(pair)
             if asking:
                 self._ask(member, asking)
@@ -270,10 +267,7 @@ class Auto(BaseProposer):
 
     def _tried(self, tried: dict[int, int], seq: SeqView, row: Row) -> int:
         index = tried.pop(seq.seq_id)
-        if row.claims.asked >> index & 1:
-            return self._next(seq, row)
-        row.claims.hoped = math.nan
-        return index
+        return self._next(seq, row) if row.claims.asked >> index & 1 else index
 
     def _ask(self, member: Member, pairs: Sequence[Pair]) -> None:
         """Ask one member for some rows."""
@@ -362,7 +356,7 @@ class Auto(BaseProposer):
             width = max(width, 1 + len(draft))
             # Where nodes amid it were not fed the rest has other numbers.
             fed = len(draft) if draft is row.draft or begins(row.draft, draft) else 0
-            row.right = row.claims.learn(verdict.tokens, fed, came, seems) if row.claims.asked else None
+            row.right = row.claims.learn(verdict.tokens, fed, came, seems) if row.claims.asked else row.right
             row.claims.step += 1
         self._together.learn(pairs, lengths)
         return sum(lengths), width

@@ -20,7 +20,7 @@ class Prices:
         self._members = members + 1
         kept = self._kept = unpriced(members + 1)
         self.values, self.places = kept.values, places(kept)
-        self._middles, self._rated, self._room = items(kept.middles), items(kept.rated), items(kept.came)
+        self._middles, self._room = items(kept.middles), items(kept.came)
         self.forget()
 
     def forget(self) -> None:
@@ -51,13 +51,6 @@ class Prices:
         self._came.clear()
         self._soon = False
         calls.note_all(self.places, count)
-
-    def fade(self, steps: int) -> None:
-        """What is left, after so many steps, of how members are rated."""
-        left = pays.DOUBT_FADE**steps
-        for index in range(self._members):
-            self._rated[0, index] *= left
-            self._rated[1, index] *= left
 
     def middle(self, kind: int, index: int) -> float:
         """The median of what came lately; 0 where nothing did."""
