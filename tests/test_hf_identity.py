@@ -9,7 +9,7 @@ import pytest
 import torch
 from architectures import CONFIGS, VOCAB, context_sensitivity, plain_logits, tiny
 
-from betoken.draft import Draft
+from betoken.draft import Draft, chain
 from betoken.engine import Engine, Request
 from betoken.params import SamplingParams
 from betoken.proposers.base import BaseProposer, ProposeContext, SeqView, Workshop, build
@@ -19,6 +19,7 @@ from betoken.sampling import Sampler
 from betoken.targets import hf
 from betoken.targets.base import Feed
 from betoken.targets.hf import HFTarget
+from betoken.targets.layout import Layout
 from betoken.targets.scores import HFScores
 
 PROMPTS = ((1, 2, 3), (4,), (9, 8, 7, 6, 5, 4, 3, 2, 1, 9, 8), (11, 12))
@@ -168,6 +169,30 @@ def test_logits_of_a_tree_are_those_of_its_paths(name: str, align: int, monkeypa
         for row in rows:
             target.commit(row, (1, 3, 5))
             rows[row] += [6, 8, 10]
+
+
+def test_no_query_is_left_over_where_cuda_would_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes of two and more tokens whose number is one more than a multiple of 32 are one wider there, prompts and drafts; the logits
+    are the same."""
+    model = tiny("llama")
+    target, plain, widths = HFTarget(model, pack=False), HFTarget(model, pack=False), list[int]()
+    target._align, forward = hf.ALIGNED, target._forward
+
+    def seen(layout: Layout, roots: list[int]) -> torch.Tensor:
+        widths.append(layout.tokens_BQ.shape[1])
+        return forward(layout, roots)
+
+    monkeypatch.setattr(target, "_forward", seen)
+    for tokens, nodes in ((33, 32), (1, 32), (31, 1), (1, 31), (2, 0), (1, 0), (32, 1), (33, 0), (61, 3)):
+        widths.clear()
+        feeds = [Feed(1, (3,) * tokens, chain([4] * nodes)), Feed(2, (5,))]
+        scores, expected = target.score(feeds), plain.score(feeds)
+        assert max(widths) == tokens + nodes + (tokens + nodes in (33, 65))
+        for node in range(-1, nodes):
+            np.testing.assert_allclose(scores.logits(0, node), expected.logits(0, node), rtol=1e-6)
+        for row in (1, 2):
+            target.release(row)
+            plain.release(row)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])

@@ -38,6 +38,9 @@ PADDED, LARGEST, ALL_LOGITS = 128 << 20, 512, 128
 WARMING = -1
 # CUDA's attention copies a mask in every layer whose rows are no multiple of so many.
 ALIGNED = 8
+# Where all query heads share one head of keys, and the queries are one more than a multiple of this, torch's attention for CUDA shows the
+# last one the first one's row of the mask (seen on an H100, float32 and bfloat16, torch 2.11): they are padded by one.
+BLOCK = 32
 # From so many slots on kernels that are built for a shape are so much faster that it pays to build some (see `attention`), if there are
 # few shapes: slots, and tokens, are padded to multiples. Not of prompts, which are read in wide passes.
 FAR, FAR_SLOTS, FAR_TOKENS, PROMPT = 10240, 512, 8, 128
@@ -222,14 +225,15 @@ class HFTarget:
 
     def _aligned(self, states: list[RowState], by_place: dict[int, Feed]) -> tuple[int, int]:
         """What the number of slots should be a multiple of, and how many tokens each row should be fed at least; nothing takes more
-        memory for it."""
+        memory for it, but for a slot where attention would else be wrong."""
         if self._align == 1:
             return 1, 0
         used, tokens = max([state.used for state in states]), max([_length(feed) for feed in by_place.values()])
+        tokens += tokens > 1 and tokens % BLOCK == 1
         padded_ = -(-tokens // FAR_TOKENS) * FAR_TOKENS
         if used + tokens >= FAR and tokens <= PROMPT and used + padded_ + FAR_SLOTS <= self._cache.slots:
             return FAR_SLOTS, padded_
-        return self._align if used + tokens + self._align <= self._cache.slots else 1, 0
+        return self._align if used + tokens + self._align <= self._cache.slots else 1, tokens
 
     def _pad(self, first: int, states: list[RowState], placed: list[Feed | None]) -> int:
         """Add idle rows, where there is room for them behind the last one; returns how many tokens each row should be fed. Nothing is
