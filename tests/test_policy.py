@@ -1131,3 +1131,12 @@ def test_what_was_expected_is_what_came() -> None:
     assert ledger.expected == pytest.approx(ledger.emitted, rel=0.08)
     assert ledger.predicted_s == pytest.approx(ledger.measured_s, rel=0.08)
     assert ledger.measured_s == pytest.approx(run.seconds, rel=0.02)
+
+
+def test_a_step_is_predicted_to_take_what_steps_take_in_the_mean() -> None:
+    """One pass in five takes twice as long, which medians, that decide, do not see."""
+    world = World(lambda rows, width: 1 + 0.02 * rows * width)
+    world.target.odd = lambda count: 2.0 if count % 5 == 3 else 1.0
+    auto = world.auto({"guess": Guess(world, 0.7, price=0.05)})
+    world.run(auto, 1000)
+    assert auto.ledger.predicted_s == pytest.approx(auto.ledger.measured_s, rel=0.05)
