@@ -15,7 +15,7 @@ from strategies import VOCAB, decode, foretold, request, trees
 from tiny_models import tiny_llama
 
 from betoken.addresses import places
-from betoken.draft import Draft, chain
+from betoken.draft import EMPTY, Draft, chain
 from betoken.engine import Engine
 from betoken.policy import judged, pays
 from betoken.policy import mixing as compiled
@@ -26,6 +26,7 @@ from betoken.policy.mixing import AGREED, CONSTELLATIONS, LARGEST, MOST, OWN_DEP
 from betoken.policy.pays import HOPE, SITUATIONS, answered, delivered, expected, situation, standing, trust
 from betoken.policy.views import SOME, unpriced
 from betoken.proposers.auto.deciding import EXPLORE, Auto
+from betoken.proposers.auto.members import Row
 from betoken.proposers.auto.prices import Prices
 from betoken.proposers.base import BaseProposer, ProposeContext, SeqView
 from betoken.proposers.draft_model import DraftModel
@@ -901,6 +902,24 @@ def thinking(world: World, auto: Auto, monkeypatch: pytest.MonkeyPatch) -> list[
 
     monkeypatch.setattr(auto, "propose", slowly)
     return asked
+
+
+def test_rests_double_up_to_a_limit() -> None:
+    """And end with the first node that is fed; where thinking costs nothing there are none."""
+    row = Row(Claims(Records(), 4), 1)
+    rests = []
+    for _ in range(200):
+        row.tire(True)
+        rests.append(row.rest)
+    assert rests == [0, 0, 1, 2, 4, 8] + [15] * 194 and row.tired < 10
+    row.tire(False)
+    assert row.rest == 0
+    row.tire(True)
+    row.draft = chain([1])
+    assert row.rest == 15 and row.tire(True) and row.rest == 0
+    row.draft = EMPTY
+    row.tire(True)
+    assert row.rest == 0
 
 
 @pytest.mark.parametrize(("took", "seldom"), [(steep, 8), (full, 16)])

@@ -27,8 +27,7 @@ def take(
     step,
 ):
     """A member's answer: lay it over the tree, and learn what it was worth. Returns the tree's new size, NONE where it is no tree; what
-    it adds now; what the answer was worth; the situation after it, `where` before; and
-    how many nodes would be fed now, `chosen` before."""
+    it adds now; what the answer was worth; the situation after it, `where` before; and how many nodes would be fed now, `chosen` before."""
     known, mine, priced = known_at(known), mine_at(mine), priced_at(priced)
     ints, floats, turn = mine.ints, mine.floats, 0
     if size == 0:

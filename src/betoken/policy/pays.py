@@ -15,7 +15,7 @@ from betoken.compiled import compiled
 
 Floats = npt.NDArray[np.float64]
 
-# Situations: what the tree adds already, in tokens; where nobody was asked yet, how deep the last step's tree was right.
+# Situations: what the tree adds already, in tokens; where nobody was asked yet, how deep the last tree was right.
 ADDED = (0.05, 0.15, 0.35, 0.7, 1.5, 3.0, 6.0, 12.0)
 RIGHT = (0, 2)
 UNKNOWN, SITUATIONS = len(RIGHT) + 1, len(RIGHT) + 2 + len(ADDED) + 1
@@ -100,7 +100,7 @@ def note_all(prices, middles, came):
 
 
 def standing(right: int | None) -> int:
-    """Where a row stands before anybody is asked, by how deep the last step's tree was right; None: nobody was asked then."""
+    """Where a row stands before anybody is asked, by how deep the last tree was right; None: that is not known, or long ago."""
     return UNKNOWN if right is None else bisect_left(RIGHT, right)
 
 

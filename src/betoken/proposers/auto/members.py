@@ -13,13 +13,13 @@ from betoken.proposers.base import BaseProposer, Grows, ObserveContext, ProposeC
 
 LOG = logging.getLogger("betoken.auto")
 # Where nothing that was drafted is fed, some times in a row, nobody is thought of for 1, 2, 4, ... steps.
-PATIENCE, LONGEST_REST = 2, 15
+PATIENCE, LONGEST_REST, MOST_TIRED = 2, 15, 7
 
 
 @dataclass(slots=True)
 class Row:
     """What is known of one sequence. able, begun: bits, who may be asked, and who has read it; draft: what was to be fed; right: how deep
-    the last step's tree was right, None where nobody was asked then; pace: tokens a step, lately; value: of a token, beside others'."""
+    the last tree was right, None where there was none, or it rested since; pace: tokens a step, lately; value: of a token, beside others'."""
 
     claims: Claims
     able: int
@@ -45,7 +45,7 @@ class Row:
     def tire(self, costly: bool) -> bool:
         """Something was fed in this step, or nothing; which of these. A row rests where thinking costs something."""
         fed = bool(self.draft.tokens)
-        self.tired = 0 if fed else self.tired + 1
+        self.tired = 0 if fed else min(self.tired + 1, MOST_TIRED)
         self.rest = min(1 << self.tired >> PATIENCE + 1, LONGEST_REST) if costly else 0
         return fed
 
