@@ -19,7 +19,8 @@ from betoken.draft import EMPTY, Draft, chain
 from betoken.engine import Engine
 from betoken.policy import judged, pays
 from betoken.policy import mixing as compiled
-from betoken.policy.claims import Claims, Records
+from betoken.policy.calls import widest as widest_of
+from betoken.policy.claims import Batch, Claims, Records
 from betoken.policy.cost import NOW, STALE, UNKNOWN, Measured, Point, Table
 from betoken.policy.measuring import measure
 from betoken.policy.mixing import AGREED, CONSTELLATIONS, LARGEST, MOST, OWN_DEPTHS, widest
@@ -173,8 +174,10 @@ def test_the_likeliest_nodes_are_kept_parents_first(both: tuple[Claims, Plainly,
     claims, plain, _ = both
     reach = plain.reach()
     likeliest = sorted(reach.values(), reverse=True)
-    gained, brings = np.full(12, before), np.zeros(12)
-    claims.gain(gained, brings, 9, 0.5)
+    batch = Batch(11)
+    gained, brings = batch.gained, batch.brings
+    gained[:] = before
+    claims.gain(batch.places, 9, 0.5)
     assert gained == pytest.approx([before + sum(likeliest[: min(count, 9)]) for count in range(12)])
     assert brings == pytest.approx((gained - before) / 2)
     for count in (0, 1, 2, 5, 1000):
@@ -220,16 +223,34 @@ def test_time_is_worth_what_it_usually_brings() -> None:
 def test_what_feeding_a_node_teaches_counts_where_it_is_not_accepted() -> None:
     """Of two members one learns; two nodes are claimed by both, and the tokens they may bring later are no tokens of this step."""
     claims = Claims(Records(), 9)
-    tokens, parents, scores = np.array([1, 2, 3]), np.array([-1, 0, -1]), np.array([0.5, 0.9, 0.1])
+    # Of arrays that have room for more.
+    tokens, parents, scores = np.array([1, 2, 3, 9]), np.array([-1, 0, -1, 7]), np.array([0.5, 0.9, 0.1, 0.1])
     claims.add(0, Draft((1, 2), (-1, 0), (0.5, 0.9)), COSTLESS)
-    claims.lay(1, (tokens, parents, scores, np.array([0.2, 0.0, 0.4])), COSTLESS)
-    gained, brings = np.zeros(4), np.zeros(4)
-    claims.gain(gained, brings, 3)
-    reach = np.diff(gained)
+    lessons = np.array([0.2, 0.0, 0.4, 9.0])
+    claims.lay(1, 3, places((tokens, parents, scores, lessons)), COSTLESS)
+    batch = Batch(3)
+    claims.gain(batch.places, 3)
+    reach, brings = np.diff(batch.gained), batch.brings
     assert claims.best(3).tokens == (1, 2, 3) and (reach < [0.7, 0.7, 0.2]).all() and (reach > 0).all()
     assert np.diff(brings) == pytest.approx(reach + (1 - reach) * [0.2, 0.0, 0.4])
     with pytest.raises(ValueError, match="no tree"):
-        claims.lay(2, (tokens, parents, scores, np.zeros(2)), COSTLESS)
+        claims.lay(2, 3, places((tokens, parents, scores, np.zeros(2))), COSTLESS)
+
+
+@given(both=laid(), rate=st.floats(0, 3), asking=st.floats(0, 2), own=st.integers(1, 12), most=st.integers(0, 11))
+def test_alone_it_is_chosen_as_in_a_batch_of_one(
+    both: tuple[Claims, Plainly, Any], rate: float, asking: float, own: int, most: int
+) -> None:
+    """In one call instead of three."""
+    claims, batch = both[0], Batch(11)
+    batch.takes(1 + 0.1 * np.arange(12))
+    most = min(most, claims.size)
+    claims.gain(batch.places, own, fresh=True)
+    expected = widest_of(batch.places, 1.0, asking, rate, 0.5, most)
+    draft = claims.best(min(expected[0], own))
+    batch.gained[:] = 7.0
+    assert claims.choose(batch.places, own, 1.0, asking, rate, 0.5, most) == expected
+    assert claims.picked(min(expected[0], own)) == draft
 
 
 def test_credit_goes_to_whoever_was_asked_first() -> None:
@@ -246,11 +267,11 @@ def test_credit_goes_to_whoever_was_asked_first() -> None:
         claims.add(1, chain([1, 2], [0.9, 0.8]), COSTLESS)
         later = situation(claims.added)
         claims.add(0, chain([1, 2, 3], [0.9, 0.8, 0.5]), COSTLESS)
-        draft, came = claims.best(3), np.zeros(MOST)
+        draft, batch = claims.best(3), Batch(3)
         assert draft.tokens == (1, 2, 3) and draft.scores is not None
         reach = [math.prod(draft.scores[: end + 1]) for end in range(3)]
-        claims.learn(emitted, fed, came)
-        assert [*came[:2]] == [right[1], right[0]]
+        claims.learn(emitted, fed, batch.places)
+        assert [*batch.came[:2]] == [right[1], right[0]]
         hoped = (sum(reach[: min(fed, 2)]), sum(reach[2:fed]))
         for known in (records.answers, claims.answers):
             assert known[1, 0, pays.EXPECTED :][:2] == pytest.approx([hoped[0], right[0]])

@@ -267,7 +267,9 @@ def test_rows_and_trees_are_what_plain_words_say(seed: int, vocab: int, pairs: i
     plain.read(text, 6)
     for _ in range(12):
         before, root, room = dice.randrange(vocab), dice.randrange(vocab), dice.choice((0, 1, 3, 99))
-        tokens, parents, scores, lessons = rows.grow(rates, room_for(nodes), before, root, room)
+        tree = room_for(nodes)
+        size = rows.grow(rates, tree, before, root, room)
+        tokens, parents, scores, lessons = [array[:size] for array in tree[:4]]
         expected = plain.grow(before, root, nodes, room)
         assert (list(tokens), list(parents)) == expected[:2]
         assert scores == pytest.approx(expected[2], rel=1e-12)
@@ -279,12 +281,15 @@ def test_rows_and_trees_are_what_plain_words_say(seed: int, vocab: int, pairs: i
         inner = [value if depth < room else 0.0 for value, depth in zip(worth, draft.depths, strict=True)]
         assert lessons == pytest.approx(inner, rel=1e-12)
         text = [before, root, *(dice.randrange(vocab) for _ in range(4))]
-        rows.learn(rates, text)
         plain.learn(text)
         top_ids = [dice.sample(range(vocab), k) for _ in range(1 + len(tokens))]
         above = [root if parent < 0 else tokens[parent] for parent in parents]
         path = draft.path_to(dice.randrange(-1, len(tokens)))
-        rows.write(rates, before, root, draft, path, np.array(top_ids))
+        if dice.randrange(2):  # at once, or one after the other
+            rows.take_in(rates, text, draft, path, np.array(top_ids))
+        else:
+            rows.learn(rates, text)
+            rows.write(rates, before, root, draft, path, np.array(top_ids))
         plain.write([before, *above], [root, *tokens], top_ids, {0, *(node + 1 for node in path)})
         new = dice.randrange(4)
         rows.read(text, new)
@@ -305,7 +310,9 @@ def test_no_token_writes_outside_of_the_rows() -> None:
         with pytest.raises(IndexError):
             act()
     rows.write(rates, 0, 1, Draft(), (), np.array([[7, 2]]))
-    assert rows.grow(rates, tree, 0, 1, 1)[0] == (2,)
+    assert rows.grow(rates, tree, 0, 1, 1) == 1 and tree.tokens[0] == 2
+    with pytest.raises(ValueError, match=r"\(2, 2\).*\(1, 2\)"):
+        rows.write(rates, 0, 1, Draft(), (), np.zeros((2, 2)))
 
 
 @pytest.mark.parametrize(

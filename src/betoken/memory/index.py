@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from betoken.addresses import places
+from betoken.addresses import items, places
 from betoken.memory.trie import (
     NODE,
     NODES,
@@ -35,7 +35,7 @@ class Index:
     """A trie over texts (see `trie`). The last text may grow; any may be removed.
 
     `version` changes whenever node numbers or text places a caller holds may no longer hold. `arrays` are replaced as they
-    grow, and `places`, where they lie, with them.
+    grow, and `places`, where they lie, with them. `text` is the texts for whoever writes a few tokens.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,10 @@ class Index:
         self.state = start()
 
     def _hold(self, arrays: Arrays) -> None:
-        self.arrays, self.places = arrays, places(arrays)
+        self.arrays, self.places, self.text = arrays, places(arrays), items(arrays.text)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("places", "text")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

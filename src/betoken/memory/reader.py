@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from betoken.addresses import places
+from betoken.addresses import Places, places
 from betoken.memory import BLEND
 from betoken.memory.beliefs import HERE, KINDS, THERE, Weights, untaught
 from betoken.memory.growth import room_for
@@ -21,7 +21,8 @@ Nodes = tuple[Ints, Ints, npt.NDArray[np.float64]]
 
 @dataclass(slots=True)
 class Reading:
-    """One sequence. `states` is `[2, STATE]`: where it stands in its own index, and in the shelf's of that `version`."""
+    """One sequence. `states` is `[2, STATE]`: where it stands in its own index, and in the shelf's of that `version`; `own` says where
+    states, weights and the tokens that end an output lie."""
 
     namespace: str
     shelf: Shelf
@@ -33,6 +34,7 @@ class Reading:
     states: Ints = field(default_factory=lambda: np.zeros((2, STATE), np.int64))
     version: int = -1
     text: int = 0
+    own: Places = field(default_factory=lambda: np.zeros((3, 2), np.int64))
 
 
 class Reader:
@@ -50,8 +52,8 @@ class Reader:
         self._rule, self._nodes, self._floor = rule, nodes, float(floor)
         self._ends = np.array(sorted(ends), np.int64)
         self.library, self._remember = library, remember
-        self._tree = room_for(nodes)
-        self._tree_places = places(self._tree)
+        self.tree = room_for(nodes)
+        self._tree_places = places(self.tree)
         _warm_up()
         self._readings: dict[int, Reading] = {}
         self._numbers: dict[int, tuple[int, int]] = {}  # of ended sequences: the library's epoch, the number there
@@ -67,6 +69,7 @@ class Reader:
         reading.text = reading.index.new()
         reading.states[HERE] = reading.index.state
         reading.index.state = reading.states[HERE]
+        reading.own = places((reading.states, weights, self._ends))
         self._readings[seq_id] = reading
 
     def unread(self, seq_id: int, tokens: Sequence[int]) -> int:
@@ -87,14 +90,21 @@ class Reader:
                 self._absorb(reading, tokens[begin : begin + CHUNK], teach=True)
 
     def _absorb(self, reading: Reading, tokens: Sequence[int], *, teach: bool) -> None:
+        begin, end = self._write(reading, tokens)
+        here, there = reading.index.places, reading.shelf.index.places
+        take_in(here, there, self._tree_places, reading.own, begin, end, teach)
+        reading.index.grown(len(tokens))
+
+    def _write(self, reading: Reading, tokens: Sequence[int]) -> tuple[int, int]:
+        """Add tokens that are to be read; where they stand."""
         index, begin = reading.index, len(reading.index)
         end = begin + len(tokens)
         index.reserve(len(tokens))
-        index.arrays.text[begin:end] = tokens
-        index.arrays.text[end] = NONE
-        here, there = index.places, reading.shelf.index.places
-        take_in(here, there, self._tree_places, reading.states, reading.weights, begin, end, teach)
-        index.grown(len(tokens))
+        text = index.text
+        for place, token in enumerate(tokens, begin):
+            text[place] = token
+        text[end] = NONE
+        return begin, end
 
     def _find_there(self, reading: Reading) -> None:
         """Look the place in the shelf up again where others have changed it meanwhile."""
@@ -103,25 +113,38 @@ class Reader:
             find(there.places, reading.index.places, len(reading.index), reading.states[THERE])
             reading.version = there.version
 
-    def draft(self, seq_id: int, room: int, least: float = 0.0) -> Nodes:
-        """The tokens, parents and scores of a draft for what has been read; no path less probable than `least`. Overwritten by the next."""
+    def grow(self, seq_id: int, tokens: Sequence[int], output: int, room: int, least: float) -> int:
+        """Read what is new, as `read` does, and draft what may come next, in `tree`, overwritten by the next; returns how many nodes. No
+        path is less probable than `least`."""
         reading = self._readings[seq_id]
+        known = len(reading.index)
+        if known <= output or len(tokens) - known > CHUNK:
+            self.read(seq_id, tokens, output)
+            known = len(tokens)
         with self.library.lock:
             self._find_there(reading)
-            size = put_out(
+            begin, end = self._write(reading, tokens[known:]) if known < len(tokens) else (known, known)
+            size: int = put_out(
                 self._rule,
                 reading.index.places,
                 reading.shelf.index.places,
                 self._tree_places,
-                reading.states,
-                reading.weights,
-                len(reading.index),
+                reading.own,
+                begin,
+                end,
                 self._nodes,
                 min(room, self._nodes),
                 max(self._floor, least),
-                self._ends,
             )
-        return self._tree.token[:size], self._tree.parent[:size], self._tree.score[:size]
+            if begin < end:
+                reading.index.grown(end - begin)
+        return size
+
+    def draft(self, seq_id: int, room: int, least: float = 0.0) -> Nodes:
+        """The tokens, parents and scores of a draft for what has been read already."""
+        index = self._readings[seq_id].index
+        size, tree = self.grow(seq_id, range(len(index)), -1, room, least), self.tree
+        return tree.token[:size], tree.parent[:size], tree.score[:size]
 
     def end(self, seq_id: int) -> int | None:
         """A sequence is over; the number it has in the library, if it is remembered."""
@@ -155,9 +178,10 @@ def _warm_up() -> None:
     here, there, tree, states = Index(), Index(), room_for(1), np.zeros((2, STATE), np.int64)
     here.new([1, 1])
     states[HERE] = here.state
-    ends, where = np.empty(0, np.int64), places(tree)
+    weights, ends, where = untaught(), np.empty(0, np.int64), places(tree)
+    own = places((states, weights, ends))
     find(there.places, here.places, 2, states[THERE])
-    put_out(BLEND, here.places, there.places, where, states, untaught(), 2, 1, 1, 0.0, ends)
-    here.reserve(1)
-    here.arrays.text[2:4] = 1, NONE
-    take_in(here.places, there.places, where, states, untaught(), 2, 3, True)
+    here.reserve(2)
+    here.arrays.text[2:5] = 1, 1, NONE
+    take_in(here.places, there.places, where, own, 2, 3, True)
+    put_out(BLEND, here.places, there.places, where, own, 3, 4, 1, 1, 0.0)

@@ -5,6 +5,7 @@ from numba import carray
 
 from betoken.addresses import pointer
 from betoken.compiled import compiled
+from betoken.memory.beliefs import KINDS
 from betoken.memory.growth import LIKELIEST, SLOTS, WAITING, Tree, absorb, grow, locate
 from betoken.memory.trie import STATE
 from betoken.memory.views import index_at
@@ -35,14 +36,19 @@ def find(there, here, end, state):
 
 
 @compiled
-def take_in(here, there, tree, states, weights, begin, end, teach):
-    """Read text[begin:end] of the index at `here`; see `absorb`."""
+def take_in(here, there, tree, own, begin, end, teach):
+    """Read text[begin:end] of the index at `here`; see `absorb`. own: where the states, the weights and the ends of a reading lie."""
+    states = carray(pointer(own[0, 0]), (2, STATE), np.int64)
+    weights = carray(pointer(own[1, 0]), (2, KINDS + 2), np.float64)
     absorb(index_at(here), index_at(there), states, tree_at(tree), begin, end, weights, teach)
 
 
 @compiled
-def put_out(rule, here, there, tree, states, weights, end, most, deepest, floor, ends):
-    """Fill the tree with a draft for what has been read; see `grow`."""
-    ours = index_at(here)
-    limits = (most, deepest)
-    return grow(rule, ours, index_at(there), states, tree_at(tree), ours.text, end, weights, limits, floor, ends)
+def put_out(rule, here, there, tree, own, begin, end, most, deepest, floor):
+    """Read text[begin:end], an output's; then fill the tree with a draft for what has been read; see `grow`."""
+    states = carray(pointer(own[0, 0]), (2, STATE), np.int64)
+    weights = carray(pointer(own[1, 0]), (2, KINDS + 2), np.float64)
+    ends = carray(pointer(own[2, 0]), (own[2, 1],), np.int64)
+    ours, theirs, room, limits = index_at(here), index_at(there), tree_at(tree), (most, deepest)
+    absorb(ours, theirs, states, room, begin, end, weights, True)
+    return grow(rule, ours, theirs, states, room, ours.text, end, weights, limits, floor, ends)

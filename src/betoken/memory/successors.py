@@ -1,9 +1,10 @@
 """What a target held likely after each token and each pair of tokens, and the trees that follow from it. Compiled.
 
-Rows of successors are one array, a row's head beside its successors, so that a row is near in memory and one argument says it
-all: handing an array to compiled code costs about as much as the work on a row. What a row means is told in `proposers.recycling`.
+Rows of successors are one array, a row's head beside its successors, so that a row is near in memory; and arrays are handed over by
+their addresses (see `addresses`). What a row means is told in `proposers.recycling`.
 """
 
+from array import array
 from collections.abc import Sequence
 from functools import cache
 from heapq import heappop, heappush
@@ -11,12 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numba import carray
 
+from betoken.addresses import Places, items, places, pointer
 from betoken.compiled import compiled
 from betoken.draft import Draft
-
-# Tokens, parents, scores, lessons.
-Nodes = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 ROOT, UNSEEN = -1, -1
 # The columns of a row: the pair it belongs to (of rows of pairs), its kind, what lesson it is of that has not been needed yet and what
@@ -37,6 +37,9 @@ LESSON_FADE, LESSON_WORTH, LESSON_WEIGHT = 0.999, 0.05, 50.0
 # The hit rate of the first rank before anything happened, how many trials that is worth, how slowly trials fade, the least score.
 BELIEF, WEIGHT, FADE, FLOOR = 0.5, 8.0, 0.998, 1e-4
 SPREAD = 40503  # odd, so that pairs fall on different rows
+# A row begins with a line of the processor's cache, and is as long as whole lines: rows are met in no order, and each line is waited for.
+LINE = 64
+NUMBERS = LINE // 4
 
 # A node that is drafted, and the row its children are from.
 NODE = np.dtype(
@@ -62,37 +65,66 @@ def untaught(k: int) -> npt.NDArray[Any]:
 
 
 class Room(NamedTuple):
-    """For one draft: its nodes while they grow, the root's place the last one, where ROOT finds it; and what comes of them."""
+    """For one draft: what comes of it; its nodes while they grow, the root's place the last one, where ROOT finds it; and where all of
+    these lie, in this order."""
 
-    tree: npt.NDArray[Any]
     tokens: npt.NDArray[np.int64]
     parents: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float64]
     lessons: npt.NDArray[np.float64]
+    tree: npt.NDArray[Any]
+    places: Places
 
 
 def room_for(nodes: int) -> Room:
     """An empty tree for drafts of so many nodes."""
     numbers = np.zeros(nodes, np.int64), np.zeros(nodes, np.int64), np.zeros(nodes), np.zeros(nodes)
-    return Room(np.zeros(nodes + 1, NODE), *numbers)
+    tree = np.zeros(nodes + 1, NODE)
+    return Room(*numbers, tree, places((*numbers, tree)))
+
+
+@compiled
+def _width(k):
+    """Of a row with so many successors."""
+    return -(-(FIRST + k) // NUMBERS) * NUMBERS
+
+
+def _lines(rows: int, width: int) -> npt.NDArray[np.int32]:
+    """An array that begins with a line."""
+    whole = np.empty(rows * width + NUMBERS, np.int32)
+    first = -whole.ctypes.data % LINE // whole.itemsize
+    return whole[first : first + rows * width].reshape(rows, width)
 
 
 class Rows:
     """The rows of one namespace: V of tokens, then P of pairs (hashed; a newer pair takes an older one's row)."""
 
     def __init__(self, vocab_size: int, pairs: int, k: int) -> None:
-        self._vocab_size = vocab_size
-        self._rows = np.full((vocab_size + pairs, FIRST + k), UNSEEN, np.int32)
+        self._vocab_size, self._k = vocab_size, k
+        self._rows = _lines(vocab_size + pairs, _width(k))
+        self._rows[:] = UNSEEN
         self._rows[:, KIND], self._rows[:, LESSON] = READ, NO_LESSON
-        self._successors = self._rows[:, FIRST:]
+        self._successors = self._rows[:, FIRST : FIRST + k]
+        self._said = np.empty(0, np.int32)
+        self._rates: npt.NDArray[Any] | None = None
+
+    def _at(self, rates: npt.NDArray[Any], said: Sequence[int] = ()) -> Places:
+        """Where rows, rates and what is said lie."""
+        if rates is not self._rates or len(said) > len(self._said):
+            self._said = np.empty(max(2 * len(said), 512), np.int32)
+            self._rates, self._room = rates, items(self._said)
+            self._places = places((self._rows, rates, self._said))
+        if said:
+            self._room[: len(said)] = array("i", said)
+        return self._places
 
     def read(self, text: Sequence[int], new: int) -> None:
         """Each of the last `new` tokens of a text becomes the first successor of the token, and of the pair, before it."""
-        _read(self._rows, self._vocab_size, np.array(text, np.int32), new)
+        _read(self._rows, self._vocab_size, self._k, np.array(text, np.int32), new)
 
     def learn(self, rates: npt.NDArray[Any], text: Sequence[int]) -> None:
         """Count of which rank each token of a text was in the row of the two before it."""
-        _learn(self._rows, self._vocab_size, rates, np.array(text, np.int32))
+        _learn_at(self._at(rates, text), self._vocab_size, self._k, len(text))
 
     def write(
         self,
@@ -105,23 +137,77 @@ class Rows:
     ) -> None:
         """`[1 + N, k]`: what the target holds likeliest after the root, which stands after `before`, and after each node. path: those
         that were accepted."""
-        tokens = draft.tokens
-        likeliest = np.empty((1 + len(tokens), self._successors.shape[1]), np.int32)
-        likeliest[:] = top_ids
-        fed = np.array((before, root, *tokens), np.int32)
-        parents, accepted = np.array(draft.parents, np.int32), np.array(path, np.int32)
-        _write(self._rows, self._vocab_size, rates, fed, parents, likeliest, accepted)
+        self.take_in(rates, (before, root), draft, path, top_ids)
 
-    def grow(
-        self, rates: npt.NDArray[Any], into: Room, before: int, root: int, depth: int, least: float = 0.0
-    ) -> Nodes:
+    def take_in(
+        self,
+        rates: npt.NDArray[Any],
+        text: Sequence[int],
+        draft: Draft,
+        path: Sequence[int],
+        top_ids: npt.NDArray[Any],
+    ) -> None:
+        """`learn`, then `write`, for a step in which the first two tokens of a text were `before` and `root`."""
+        count, emitted, accepted = len(draft.tokens), len(text), len(path)
+        likeliest = np.ascontiguousarray(top_ids, np.int64)
+        if likeliest.shape != (1 + count, self._k):
+            raise ValueError(f"likeliest tokens are {likeliest.shape}, and should be {(1 + count, self._k)}")
+        at = self._at(rates, (*text, text[0], text[1], *draft.tokens, *draft.parents, *path))
+        _take_in_at(at, self._vocab_size, self._k, emitted, count, accepted, likeliest)
+
+    def grow(self, rates: npt.NDArray[Any], into: Room, before: int, root: int, depth: int, least: float = 0.0) -> int:
         """The likeliest nodes after a root that stands after another token, none deeper than `depth` and none whose path is less
         probable than `least`; and how many tokens, later, feeding each is expected to bring. They stand in `into`, which is
-        overwritten."""
-        tree, tokens, parents, scores, lessons = into
-        found = tokens, parents, scores, lessons
-        size = _grow(self._rows, self._vocab_size, rates, tree, before, root, depth, least, *found)
-        return tokens[:size], parents[:size], scores[:size], lessons[:size]
+        overwritten; returns how many there are."""
+        at, vocab_size, k = self._at(rates), self._vocab_size, self._k
+        size: int = _grow_at(at, into.places, vocab_size, k, before, root, depth, least)
+        return size
+
+
+@compiled
+def _rows_at(at, k):
+    return carray(pointer(at[0, 0]), (at[0, 1], _width(k)), np.int32)
+
+
+@compiled
+def _rates_at(at, k):
+    return carray(pointer(at[1, 0]), (KINDS + LESSONS, k + 1), np.float64)
+
+
+@compiled
+def _learn_at(at, vocab_size, k, count):
+    said = carray(pointer(at[2, 0]), (at[2, 1],), np.int32)
+    _learn(_rows_at(at, k), vocab_size, _rates_at(at, k), said[:count])
+
+
+@compiled
+def _take_in_at(at, vocab_size, k, emitted, count, accepted, likeliest):
+    """What was said stands at `at`: the text; the token before the root, the root and the nodes; their parents; who was accepted."""
+    said = carray(pointer(at[2, 0]), (at[2, 1],), np.int32)
+    rows, rates = _rows_at(at, k), _rates_at(at, k)
+    nodes = emitted + 2 + count
+    _learn(rows, vocab_size, rates, said[:emitted])
+    path = said[nodes + count : nodes + count + accepted]
+    _write(rows, vocab_size, rates, said[emitted:nodes], said[nodes : nodes + count], likeliest, path)
+
+
+@compiled
+def _grow_at(at, into, vocab_size, k, before, root, depth, least):
+    most = into[0, 1]
+    return _grow(
+        _rows_at(at, k),
+        vocab_size,
+        _rates_at(at, k),
+        carray(pointer(into[4, 0]), (most + 1,), NODE),
+        before,
+        root,
+        depth,
+        least,
+        carray(pointer(into[0, 0]), (most,), np.int64),
+        carray(pointer(into[1, 0]), (most,), np.int64),
+        carray(pointer(into[2, 0]), (most,), np.float64),
+        carray(pointer(into[3, 0]), (most,), np.float64),
+    )
 
 
 @compiled
@@ -153,27 +239,27 @@ def _find(rows, vocab_size, before, token):
 
 
 @compiled
-def _read(rows, vocab_size, text, new):
+def _read(rows, vocab_size, k, text, new):
     for place in range(len(text)):
         _check(vocab_size, text[place])
     for place in range(max(len(text) - new, 1), len(text)):
-        _lead(rows, text[place - 1], text[place])
+        _lead(rows, k, text[place - 1], text[place])
         if place > 1 and len(rows) > vocab_size:
             before, token = text[place - 2], text[place - 1]
             row = _pair_row(rows, vocab_size, before, token)
             if not _is_of(rows, row, before, token):
                 rows[row, BEFORE], rows[row, TOKEN], rows[row, LESSON] = before, token, NO_LESSON
                 rows[row, FIRST:] = UNSEEN
-            _lead(rows, row, text[place])
+            _lead(rows, k, row, text[place])
 
 
 @compiled
-def _lead(rows, row, token):
+def _lead(rows, k, row, token):
     """Make a token the first successor; the others move down over its old place, or over the last."""
     if rows[row, FIRST] == token:
         return
     place = FIRST
-    while place < rows.shape[1] - 1 and rows[row, place] != token:
+    while place < FIRST + k - 1 and rows[row, place] != token:
         place += 1
     for i in range(place, FIRST, -1):
         rows[row, i] = rows[row, i - 1]

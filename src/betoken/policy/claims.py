@@ -12,9 +12,10 @@ from betoken.addresses import Places, items, places
 from betoken.draft import EMPTY, Draft
 from betoken.policy import calls, mixing, pays
 from betoken.policy.mixing import CONSTELLATIONS, MOST, NONE, OTHERS, OWN_DEPTHS, Floats, Ints
-from betoken.policy.views import Known, Mine, unpriced
+from betoken.policy.views import ADDED, CHOSEN, MORE, STOOD, WHERE, WORTH, Known, Mine, Wide, unpriced
 
 UNKNOWN_SCORE, NO_LESSONS = (math.nan,), np.zeros(0)
+NO_TREE = "a draft that is no tree"
 # Of what an answer brought this share is what it seemed to be worth, where nobody says otherwise.
 SEEMS = 0.5
 
@@ -42,33 +43,61 @@ class Records:
             other[:] = 0.0
 
 
+class Batch:
+    """What drafts of up to so many nodes bring all rows of a step; see `views.Wide`."""
+
+    def __init__(self, nodes: int) -> None:
+        self._known = Wide(np.zeros(nodes + 1), np.zeros(nodes + 1), np.zeros(nodes + 1), np.zeros(MOST))
+        self.places, self.came = places(self._known), items(self._known.came)
+
+    @property
+    def gained(self) -> Floats:
+        return self._known.gained
+
+    @property
+    def brings(self) -> Floats:
+        return self._known.brings
+
+    def takes(self, seconds: Floats) -> None:
+        """A pass with 0, 1, ... nodes takes so long; the same array for many steps."""
+        if seconds is not self._known.seconds:
+            self._known = self._known._replace(seconds=seconds)
+            self.places[2] = places((seconds,))[0]
+
+
+NOWHERE = Batch(0)
+
+
 class Claims:
     """The tree, of at most `room` nodes; `most` of one draft. priced: where the prices of those lie who are asked (`views.Priced`).
 
     asked: bits, by member
-    added: what the tree adds, in tokens (`mixing.worth`); worth: what the last answer was worth of it
     step: of the request; whoever asks counts
     """
 
     __slots__ = (
-        "_before", "_chosen", "_emitted", "_known", "_members", "_mine", "_most", "_own_prices", "_parents", "_places", "_priced", "_records", "_room", "_tokens", "_values", "added", "asked", "size", "step",
-        "where", "worth",
+        "_at", "_emitted", "_given", "_members", "_mine", "_more", "_most", "_numbers", "_own_prices", "_parents", "_records", "_room", "_state", "_tokens", "_values", "asked", "size", "step",
     )  # fmt: skip
 
     def __init__(self, records: Records, room: int, most: int | None = None, priced: Places | None = None) -> None:
         self._records, self._most, self._room = records, most, room
         self._own_prices = unpriced(MOST) if priced is None else None
-        self._priced = places(self._own_prices) if self._own_prices is not None else priced
         row = [np.empty(room, np.int64) for _ in range(5)]
         mine = self._mine = Mine(
             np.empty((room + 1, 6), np.int64), np.empty((room + 1, mixing.COLUMNS)), row[0], row[1],
             np.zeros((MOST, 2), np.int64), np.zeros((MOST, OWN_DEPTHS + 1, 2)), pays.no_answers(MOST), np.zeros(2),
             records.brought.copy(), np.zeros(MOST), np.empty(room + 1, np.int64), row[2], row[3], row[4], np.empty(room),
+            np.zeros(CHOSEN + 1, np.int64), np.zeros(WORTH + 1),
         )  # fmt: skip
-        self._known, self._places = records.places, places(mine)
+        priced = places(self._own_prices) if self._own_prices is not None else priced
+        assert priced is not None
+        self._at = np.concatenate([records.places, places(mine), priced, np.zeros((1, 2), np.int64)])
+        self._more: Floats | None = None
+        self._given: Sequence[Ints | Floats] = ()
         self._emitted, self._values = items(mine.emitted), items(mine.values)
         self._tokens, self._parents, self._members = items(mine.tokens), items(mine.parents), items(mine.members)
-        self.step, self.worth = 0, 0.0
+        self._state, self._numbers = items(mine.state), items(mine.numbers)
+        self.step = 0
         self.clear()
 
     @property
@@ -86,80 +115,107 @@ class Claims:
         """`[MOST]`: what answers of each member brought here, of all of them lately."""
         return self._mine.brought
 
+    @property
+    def added(self) -> float:
+        """What the tree adds, in tokens (`mixing.worth`)."""
+        return self._numbers[ADDED]  # type: ignore[no-any-return]
+
+    @property
+    def worth(self) -> float:
+        """What the last answer was worth of it."""
+        return self._numbers[WORTH]  # type: ignore[no-any-return]
+
     def clear(self, before: int = pays.UNKNOWN) -> None:
         """A new step: nothing is claimed. before: what came of the last one (`pays.standing`)."""
-        self._before = self.where = before
-        self.size = self.asked = self._chosen = 0
-        self.added = 0.0
+        state = self._state
+        state[STOOD] = state[WHERE] = before
+        state[CHOSEN] = self.size = self.asked = 0
+        self._numbers[ADDED] = 0.0
 
     def whom(self, extra: float, able: int, begun: int, readers: int, rate: float) -> int:
         """Whom to ask now, -1: nobody; see `pays.whom`. Nobody is asked twice."""
         able &= ~self.asked
-        if not able:
-            return -1
-        member: int = calls.whom(
-            self._known, self._places, self._priced, extra, able, begun, readers, self.where, self.step, rate
-        )
-        return member
+        return calls.whom(self._at, extra, able, begun, readers, self.step, rate) if able else -1
 
     def add(self, member: int, draft: Draft, more: Floats, rate: float = 1.0) -> float:
         """`lay` for a draft. Of one that has more nodes than may be fed, the first ones: the others' answers need room, too."""
-        tokens, parents = np.array(draft.tokens, np.int64), np.array(draft.parents, np.int64)
-        scores = np.array(draft.scores or UNKNOWN_SCORE * len(draft), np.float64)
-        most = self._most if len(tokens) == len(scores) == len(parents) else len(tokens)
-        return self.lay(member, (tokens[:most], parents[:most], scores[:most], NO_LESSONS), more, rate)
+        scores = draft.scores or UNKNOWN_SCORE * len(draft)
+        count = len(draft.tokens)
+        if not count == len(draft.parents) == len(scores):
+            raise ValueError(NO_TREE)
+        numbers = np.array(draft.tokens, np.int64), np.array(draft.parents, np.int64), np.array(scores, np.float64)
+        self._given = (*numbers, NO_LESSONS)  # held until the next
+        return self.lay(
+            member, count if self._most is None else min(count, self._most), places(self._given), more, rate
+        )
 
-    def lay(self, member: int, draft: tuple[Ints, Ints, Floats, Floats], more: Floats, rate: float = 1.0) -> float:
-        """Lay a member's draft (`proposers.base.Grown`) over the tree; returns what the tree adds now, in tokens (see `mixing.worth`).
-        more: `[1 + N]`, by how much longer a pass with so many nodes takes, each second worth `rate` tokens. Raises ValueError for a
-        draft that is no tree, before anything is laid."""
-        tokens, parents, scores, lessons = draft
-        size, added, self.worth, where, chosen = calls.take(
-            self._known, self._places, self._priced, self.size, self.asked, member, tokens, parents, scores, lessons,
-            self._before, more, rate, self._chosen, self.where, self.step,
-        )  # fmt: skip
+    def lay(self, member: int, count: int, drafted: Places, more: Floats, rate: float = 1.0) -> float:
+        """Lay a member's draft of so many nodes over the tree; returns what the tree adds now, in tokens (see `mixing.worth`).
+        drafted: where tokens, parents, scores and lessons lie (`proposers.base.Grown`); more: `[1 + N]`, by how much longer a pass with
+        so many nodes takes, each second worth `rate` tokens. Raises ValueError for a draft that is no tree, before anything is laid."""
+        if more is not self._more:
+            self._more, self._at[MORE] = more, places((more,))[0]
+        size = calls.take(self._at, drafted, count, member, rate, self.size, self.asked, self.step)
         if size == NONE:
-            raise ValueError("a draft that is no tree")
-        self.size, self.added, self.where, self._chosen = size, added, where, chosen
+            raise ValueError(NO_TREE)
+        self.size = size
         self.asked |= 1 << member
-        return added  # type: ignore[no-any-return]
+        return self._numbers[ADDED]  # type: ignore[no-any-return]
 
-    def gain(self, gained: Floats, brings: Floats, most: int, value: float = 1.0, *, fresh: bool = False) -> None:
-        """Add to `gained`, `[1 + N]`, how many tokens the likeliest 0, 1, ... nodes, at most `most`, are expected to bring; and to
+    def gain(self, wide: Places, most: int, value: float = 1.0, *, fresh: bool = False) -> None:
+        """Add to `gained` of a `views.Wide` how many tokens the likeliest 0, 1, ... nodes, at most `most`, are expected to bring; and to
         `brings` the same, and what is learnt from feeding them, each worth `value`. fresh: to nothing, whatever stands there."""
-        calls.gain(self._known, self._places, self.size, gained, brings, most, value, fresh)
+        calls.gain(self._at, wide, self.size, most, value, fresh)
+
+    def choose(
+        self, wide: Places, own: int, rows: float, asking: float, usual: float, prospect: float, most: int
+    ) -> tuple[int, float, float]:
+        """`gain`, what of it to feed (`calls.widest`), and `picked` of these, for a sequence that is alone and of whose nodes at most `own`
+        are fed."""
+        return calls.choose(self._at, wide, self.size, own, rows, asking, usual, prospect, most)  # type: ignore[no-any-return]
 
     def best(self, nodes: int, names: Sequence[str] | None = None, held_back: str = "") -> Draft:
         """The likeliest nodes, likeliest first, each by the name of whoever was asked first of those who claim it. After `add`."""
         nodes = min(nodes, self.size)
+        calls.pick(self._at, nodes)
+        return self.picked(nodes, names, held_back)
+
+    def picked(self, nodes: int, names: Sequence[str] | None = None, held_back: str = "") -> Draft:
+        """Those that were picked, so many."""
         if not nodes:
             return EMPTY if not held_back else Draft.trusted((), (), held_back=held_back)
-        calls.pick(self._places, nodes)
         sources = None if names is None else tuple([names[member] for member in self._members[:nodes]])
         tokens, parents = tuple(self._tokens[:nodes]), tuple(self._parents[:nodes])
         return Draft.trusted(tokens, parents, tuple(self._values[:nodes]), sources=sources, held_back=held_back)
 
-    def learn(self, emitted: Sequence[int], fed: int = 0, came: Floats | None = None, seems: float = SEEMS) -> int:
+    def learn(
+        self,
+        emitted: Sequence[int],
+        fed: int = 0,
+        wide: Places | None = None,
+        seems: float = SEEMS,
+        *,
+        fresh: bool = False,
+    ) -> int:
         """What the target said; returns how deep the tree was right.
 
         fed:   how many nodes of `best` were; what became of them counts for those who were asked
         seems: how much of what an answer brought is what it seemed to be worth
-        came:  `[MOST]`, to which is added how many accepted nodes were each member's, alone or first
+        wide:  of whose `came`, a `views.Wide`'s, is added to how many accepted nodes were each member's, alone or first; fresh: to nothing
         """
         if not self.asked:
             return 0
         said, count = self._emitted, min(len(emitted), self._room + 1)  # no tree is deeper
         for place in range(count):
             said[place] = emitted[place]
-        came = np.zeros(MOST) if came is None else came
-        fed = min(fed, self.size)
+        wide = NOWHERE.places if wide is None else wide
         return calls.settle(  # type: ignore[no-any-return]
-            self._known, self._places, self.size, self.asked, self._before, fed, count, came, seems
+            self._at, wide, self.size, self.asked, min(fed, self.size), count, seems, fresh
         )
 
     def chance(self, member: int, score: float, depth: int) -> float:
         """What a member's score has meant where nobody else claimed the same."""
-        return float(calls.chance(self._known, self._places, self._before, member, score, depth))
+        return float(calls.chance(self._at, member, score, depth))
 
     def rate(self, member: int) -> float:
         """How often a node of a member was right where its parent was."""

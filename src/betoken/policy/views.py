@@ -22,6 +22,10 @@ from betoken.policy.pays import ANSWER, LATELY, SITUATIONS, VALUES, no_prices
 
 # Numbers that may come before they are taken up, three a value.
 SOME = 3 * 64
+# Where a tree stands: the situation before anybody was asked and now (`pays`), how many nodes would be fed now; what it adds, in tokens,
+# and what the last answer was worth.
+STOOD, WHERE, CHOSEN = range(3)
+ADDED, WORTH = range(2)
 
 
 class Known(NamedTuple):
@@ -38,7 +42,8 @@ class Known(NamedTuple):
 
 class Mine(NamedTuple):
     """Of one sequence: the tree, its nodes by likelihood, where each was put, who was asked in which situation; a request's own constants, answers, sums, and what was brought;
-    what each member's last answer seemed to be worth; what was emitted; what was picked: tokens, parents, members, values."""
+    what each member's last answer seemed to be worth; what was emitted; what was picked: tokens, parents, members, values; where the
+    tree stands, and its numbers."""
 
     ints: Ints
     floats: Floats
@@ -55,6 +60,18 @@ class Mine(NamedTuple):
     parents: Ints
     members: Ints
     values: Floats
+    state: Ints
+    numbers: Floats
+
+
+class Wide(NamedTuple):
+    """Of the widest draft of a batch, `[1 + N]`: tokens that the likeliest 0, 1, ... nodes of all rows gain, the same with those of later
+    steps, weighted, and seconds of the pass; `[MOST]`: accepted nodes of each member."""
+
+    gained: Floats
+    brings: Floats
+    seconds: Floats
+    came: Floats
 
 
 class Priced(NamedTuple):
@@ -69,6 +86,12 @@ class Priced(NamedTuple):
 def unpriced(members: int) -> Priced:
     """Nobody has been asked yet; room for some numbers."""
     return Priced(no_prices(members), np.zeros(4 * members), np.empty(SOME))
+
+
+# One sequence's `Known`, `Mine` and `Priced` one after the other, and where what more nodes take lies.
+MINE = len(Known._fields)
+PRICED = MINE + len(Mine._fields)
+MORE = PRICED + len(Priced._fields)
 
 
 @compiled
@@ -104,6 +127,19 @@ def mine_at(places):
         carray(pointer(places[12, 0]), (room,), np.int64),
         carray(pointer(places[13, 0]), (room,), np.int64),
         carray(pointer(places[14, 0]), (room,), np.float64),
+        carray(pointer(places[15, 0]), (CHOSEN + 1,), np.int64),
+        carray(pointer(places[16, 0]), (WORTH + 1,), np.float64),
+    )
+
+
+@compiled
+def wide_at(places):
+    """The `Wide` whose arrays lie there."""
+    return Wide(
+        carray(pointer(places[0, 0]), (places[0, 1],), np.float64),
+        carray(pointer(places[1, 0]), (places[0, 1],), np.float64),
+        carray(pointer(places[2, 0]), (places[0, 1],), np.float64),
+        carray(pointer(places[3, 0]), (MOST,), np.float64),
     )
 
 

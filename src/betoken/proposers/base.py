@@ -133,13 +133,18 @@ NO_LESSONS: npt.NDArray[np.float64] = np.zeros(0)
 
 
 class Grown(NamedTuple):
-    """A draft as arrays: `[N]` tokens, parents, scores; and how many tokens, in later steps, are expected of having fed each node, of a
-    method that learns from what the target says after it. None: it learns nothing."""
+    """A draft as arrays, of which the first `size` places count: tokens, parents, scores; and how many tokens, in later steps, are
+    expected of having fed each node, none of a method that learns nothing from what the target says after it.
 
+    places: where these four lie (`addresses.places`)
+    """
+
+    size: int
     tokens: npt.NDArray[np.int64]
     parents: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float64]
-    lessons: npt.NDArray[np.float64] = NO_LESSONS
+    lessons: npt.NDArray[np.float64]
+    places: npt.NDArray[np.int64]
 
 
 @runtime_checkable
@@ -163,8 +168,8 @@ class Rests(Protocol):
 
 def as_draft(grown: Grown) -> Draft:
     """Arrays that are known to be a tree."""
-    tokens, parents, scores, _ = grown
-    return Draft.trusted(tuple(tokens.tolist()), tuple(parents.tolist()), tuple(scores.tolist()))
+    size, tokens, parents, scores = grown[:4]
+    return Draft.trusted(tuple(tokens[:size].tolist()), tuple(parents[:size].tolist()), tuple(scores[:size].tolist()))
 
 
 class BaseProposer:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from betoken.draft import EMPTY, Draft
 from betoken.errors import ParameterError
-from betoken.proposers.base import BaseProposer, Grown, ProposeContext, SeqView, as_draft
+from betoken.proposers.base import NO_LESSONS, BaseProposer, Grown, ProposeContext, SeqView, as_draft
 
 MOST_NODES, MOST_TOKENS = 4096, 2**30
 # Of what came since it last drafted for a sequence, so many tokens are read when that ends, to be remembered. Who drafted so long ago
@@ -47,6 +47,7 @@ class ReadingProposer(BaseProposer):
         if load is not None and not isinstance(load, str | PathLike):
             raise ParameterError("load", load, "the name of a file that was saved")
         # Here and not above: the compiler behind them takes half a second to import.
+        from betoken.addresses import places
         from betoken.memory.library import Library
         from betoken.memory.reader import Reader
 
@@ -55,6 +56,8 @@ class ReadingProposer(BaseProposer):
             self.library.load(Path(load))
         self._seqs: dict[int, SeqView] = {}
         self._reader = Reader(rule, nodes=nodes, floor=floor, ends=ends, library=self.library, remember=SWITCH[memory])
+        tree = self._reader.tree
+        self._drafted = places((tree.token, tree.parent, tree.score, NO_LESSONS))
 
     def begin(self, seq: SeqView) -> None:
         self._reader.begin(seq.seq_id, seq.prompt_length, seq.namespace)
@@ -65,8 +68,9 @@ class ReadingProposer(BaseProposer):
 
     def grow(self, seq: SeqView, least: float) -> Grown:
         """What `propose` drafts where there is room, as arrays; see `base.Grows`."""
-        self._reader.read(seq.seq_id, seq.tokens, seq.prompt_length)
-        return Grown(*self._reader.draft(seq.seq_id, seq.room, least))
+        tree = self._reader.tree
+        size = self._reader.grow(seq.seq_id, seq.tokens, seq.prompt_length, seq.room, least)
+        return Grown(size, tree.token, tree.parent, tree.score, NO_LESSONS, self._drafted)
 
     def end(self, seq_id: int) -> None:
         seq = self._seqs.pop(seq_id)

@@ -38,7 +38,7 @@ class Recycling(BaseProposer):
     k:     how many successors a row keeps
     pairs: how many rows of pairs there are; 0: none, as in the paper
 
-    Rows are kept across requests, `4 * (k + 5) * (V + pairs)` bytes a namespace, of the `NAMESPACES` that were used last.
+    Rows are kept across requests, `4 * (k + 5) * (V + pairs)` bytes (the first product rounded up to a multiple of 64) a namespace, of the `NAMESPACES` that were used last.
     Raises ParameterError.
     """
 
@@ -58,6 +58,7 @@ class Recycling(BaseProposer):
         self._new_rows = partial(successors.Rows, vocab_size, pairs, self._k)
         self._new_rates = partial(successors.untaught, self._k)
         self._tree, self._rates = successors.room_for(nodes), self._new_rates()
+        self._drafted = self._tree.places[:4]
         self._memories: OrderedDict[str, Rows] = OrderedDict()
         self._used: dict[int, Rows] = {}
         self._namespaces: dict[int, str] = {}
@@ -88,16 +89,20 @@ class Recycling(BaseProposer):
         """What `propose` drafts, as arrays; see `base.Grows`."""
         self._read_on(seq)
         before, root = seq.tokens[-2:][0], seq.tokens[-1]
-        return Grown(*self._used[seq.seq_id].grow(self._rates, self._tree, before, root, seq.room, least))
+        tree = self._tree
+        size = self._used[seq.seq_id].grow(self._rates, tree, before, root, seq.room, least)
+        return Grown(size, tree.tokens, tree.parents, tree.scores, tree.lessons, self._drafted)
 
     def observe(self, ctx: ObserveContext) -> None:
-        """Rates first: they are about the rows that were drafted from."""
-        for seq, verdict in zip(ctx.seqs, ctx.verdicts, strict=True):
-            self._used[seq.seq_id].learn(self._rates, seq.tokens[-2 - len(verdict.tokens) :])
+        """Rates first: they are about the rows that were drafted from. Of one sequence both at once."""
+        alone = len(ctx.seqs) == 1
+        if not alone:
+            for seq, verdict in zip(ctx.seqs, ctx.verdicts, strict=True):
+                self._used[seq.seq_id].learn(self._rates, seq.tokens[-2 - len(verdict.tokens) :])
         for seq, draft, verdict, top_ids in zip(ctx.seqs, ctx.drafts, ctx.verdicts, ctx.top_ids, strict=True):
             first = len(seq.tokens) - len(verdict.tokens)
-            before, root = seq.tokens[first - 2], seq.tokens[first - 1]
-            self._used[seq.seq_id].write(self._rates, before, root, draft, verdict.path, top_ids)
+            text = seq.tokens[first - 2 :] if alone else seq.tokens[first - 2 : first]
+            self._used[seq.seq_id].take_in(self._rates, text, draft, verdict.path, top_ids)
             self._read[seq.seq_id] += len(verdict.tokens)
 
     def forget(self) -> None:

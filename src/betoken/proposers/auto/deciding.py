@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from betoken.addresses import items
 from betoken.draft import EMPTY, Draft
 from betoken.errors import ParameterError
 from betoken.policy import calls, pays
-from betoken.policy.claims import SEEMS, Claims, Records
+from betoken.policy.claims import SEEMS, Batch, Claims, Records
 from betoken.policy.clock import Pace, Steady
 from betoken.policy.cost import Costs, Curve, Measured
 from betoken.policy.ledger import Ledger
@@ -104,8 +103,7 @@ class Auto(BaseProposer):
         self._records = [Records() for _ in range(len(HEATS) + 1)]
         self._prices = Prices(len(self._members))
         self._rows: dict[int, Row] = {}
-        self._gained, self._brings, self._came = np.zeros(nodes + 1), np.zeros(nodes + 1), np.zeros(MOST)
-        self._arrived = items(self._came)
+        self._batch = Batch(nodes)
         self._learnt_nothing()
 
     def _learnt_nothing(self) -> None:
@@ -183,7 +181,8 @@ class Auto(BaseProposer):
 
     def _thought_of(self, pairs: list[Pair], seconds: Any, *, last: bool) -> list[Draft]:
         """Whoever need not rest asks, or is to try somebody; then it is decided what is fed."""
-        step, tried = self._step, dict[int, int]()
+        step = self._step
+        tried: dict[int, int] = {}
         if self._exploring.due():
             tried = self._exploring.whom(pairs, self._members, self._prices)
         awake = [pair for pair in pairs if not pair[1].rests() or pair[0].seq_id in tried]
@@ -234,6 +233,8 @@ class Auto(BaseProposer):
                 index = self._tried(tried, seq, row) if seq.seq_id in tried else self._next(seq, row)
                 if index >= 0:
                     chosen.setdefault(index, []).append(pair)
+            if not chosen:
+                return
             waiting = []
             for index, asking in sorted(chosen.items()):
                 self._ask(self._members[index], asking)
@@ -277,7 +278,7 @@ class Auto(BaseProposer):
             self._begin(member, pairs)
             pairs = [pair for pair in pairs if pair[1].able & member.bit]
             start = self._clock()
-        account = self._books.ledger.accounts[member.name]
+        account = self._books.accounts[member.name]
         self._exploring.asked(index)
         for _, row in self._laid(member, pairs):
             account.asked += 1
@@ -305,25 +306,45 @@ class Auto(BaseProposer):
 
     def _choose(self, pairs: Sequence[Pair], seconds: Any) -> list[Draft]:
         """As wide as pays for the whole batch; each row's likeliest nodes up to there, for padding costs as much."""
-        step, gained, brings, fresh = self._step, self._gained, self._brings, True
+        step, batch, fresh = self._step, self._batch, True
+        batch.takes(seconds)
+        if len(pairs) == 1:
+            return [self._choose_alone(*pairs[0], seconds)]
         largest, plain, gains = 0, float(step.rows - len(pairs)), 0.0
         for seq, row in pairs:
             plain += row.value
             if size := row.claims.size:
-                most = self._nodes if seq.max_nodes is None else seq.max_nodes
-                row.claims.gain(gained, brings, most, row.value, fresh=fresh)
+                row.claims.gain(batch.places, self._most(seq), row.value, fresh=fresh)
                 largest, fresh = max(largest, size), False
         step.most, step.nodes, takes = min(largest, self._nodes), 0, step.plain
         if step.most:
             args = plain, step.asking, step.rate, PROSPECT, step.most
-            step.nodes, gains, takes = calls.widest(brings, gained, seconds, *args)
+            step.nodes, gains, takes = calls.widest(batch.places, *args)
         step.expected, step.seconds = step.rows + gains, takes + step.asking
-        held_back = "experts" if step.nodes < step.most and self._experts.hold_back(seconds) else ""
         drafts = []
         for seq, row in pairs:
-            row.draft = row.claims.best(min(step.nodes, seq.max_nodes or step.nodes), self._names, held_back)
+            row.draft = row.claims.best(min(step.nodes, self._most(seq)), self._names, self._held_back(seconds))
             drafts.append(row.draft)
         return drafts
+
+    def _choose_alone(self, seq: SeqView, row: Row, seconds: Any) -> Draft:
+        """The same in one call. Others may be in the pass whom nothing is drafted for."""
+        step, own, gains = self._step, self._most(seq), 0.0
+        step.most, step.nodes, takes = min(row.claims.size, self._nodes), 0, step.plain
+        if step.most:
+            args = self._batch.places, own, step.rows - 1 + row.value, step.asking, step.rate, PROSPECT, step.most
+            step.nodes, gains, takes = row.claims.choose(*args)
+        step.expected, step.seconds = step.rows + gains, takes + step.asking
+        row.draft = row.claims.picked(min(step.nodes, own), self._names, self._held_back(seconds))
+        return row.draft
+
+    def _most(self, seq: SeqView) -> int:
+        """How many nodes of a sequence may be fed."""
+        return self._nodes if seq.max_nodes is None else seq.max_nodes
+
+    def _held_back(self, seconds: Any) -> str:
+        step = self._step
+        return "experts" if step.nodes < step.most and self._experts.hold_back(seconds) else ""
 
     def observe(self, ctx: ObserveContext) -> None:
         start = self._clock()
@@ -348,15 +369,15 @@ class Auto(BaseProposer):
     def _learn(self, pairs: list[Pair], ctx: ObserveContext) -> tuple[int, int]:
         """What the target said of what was claimed. Returns how many tokens came, and how wide the pass was."""
         lengths, width = [], ctx.width
-        came, arrived, seems = self._came, self._arrived, SEEMS if self._step.rows == 1 else FACTS
-        for member in self._members:
-            arrived[member.index] = 0.0
+        batch, seems, fresh = self._batch.places, SEEMS if self._step.rows == 1 else FACTS, True
         for (_, row), draft, verdict in zip(pairs, ctx.drafts, ctx.verdicts, strict=True):
             lengths.append(len(verdict.tokens))
             width = max(width, 1 + len(draft))
             # Where nodes amid it were not fed the rest has other numbers.
             fed = len(draft) if draft is row.draft or begins(row.draft, draft) else 0
-            row.right = row.claims.learn(verdict.tokens, fed, came, seems) if row.claims.asked else row.right
+            if row.claims.asked:
+                row.right = row.claims.learn(verdict.tokens, fed, batch, seems, fresh=fresh)
+                fresh = False
             row.claims.step += 1
         self._together.learn(pairs, lengths)
         return sum(lengths), width
@@ -364,8 +385,8 @@ class Auto(BaseProposer):
     def _keep_books(self, emitted: int, measured: float, pace: float) -> None:
         step, deciding = self._step, self._prices.deciding
         self._prices.decided((step.spent - step.asking * pace) / pace)
-        self._books.keep(step, self._members, emitted, self._arrived, measured, pace, deciding)
-        if self._books.ledger.held_back == OFTEN:
+        written = self._books.keep(step, emitted, self._batch.came, measured, pace, deciding)
+        if written and self._books.ledger.held_back >= OFTEN:
             self._experts.blame(self._curve.seconds(step.rows, step.context, self._nodes))
 
     def _follow(self, member: Member, pairs: Sequence[Pair], ctx: ObserveContext, pace: float, start: float) -> float:

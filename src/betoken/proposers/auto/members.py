@@ -103,7 +103,8 @@ class Member:
         """What it drafts, as arrays, over what is there; whether that worked."""
         seq, row = pair
         try:
-            row.claims.lay(self.index, self.proposer.grow(seq, least), costs.more, costs.rate)  # type: ignore[attr-defined]
+            grown = self.proposer.grow(seq, least)  # type: ignore[attr-defined]
+            row.claims.lay(self.index, grown.size, grown.places, costs.more, costs.rate)
         except BetokenError:
             raise
         except Exception as failure:
