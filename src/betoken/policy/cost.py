@@ -26,6 +26,8 @@ NOW, LATELY, DOUBT = 9, 25, 3
 # Plain passes are rare where drafts pay, and what they take against wide ones changes with what else the machine does: fewer have a say.
 # One is due after so many steps without; twice as many, up to a limit, each time it took about as long as predicted.
 PLAIN, DUE, LATEST, ABOUT = 15, 48, 384, 0.1
+# What a step takes around its pass is taken up where it has changed by this share of a plain one.
+NEARLY = 0.02
 # The factors are worked out anew after so many passes.
 STALE = 16
 # What is assumed of a target nobody has measured: a pass of a millisecond, a row more in it a fiftieth.
@@ -70,24 +72,32 @@ class Table:
 
 
 class Costs:
-    """What more nodes cost. The seconds are the same array for many steps.
+    """What steps and more nodes cost. The seconds are the same array for many steps.
 
-    more: `[1 + N]`, by how many seconds a pass with 0, 1, ... nodes is longer; rate: what a second is worth, in tokens
-    most: how many times as fast as plain decoding a row would be if every node of a chain came true, at the best length
+    whole: `[1 + N]`, seconds of a step with 0, 1, ... nodes, drafting left out; plain: of one without any
+    more:  `[1 + N]`, by how many seconds a pass with so many is longer; rate: what a second is worth, in tokens
+    most:  how many times as fast as plain decoding a row would be if every node of a chain came true, at the best length
     """
 
     def __init__(self) -> None:
         self._seconds: Floats | None = None
-        self.more, self.rate, self.most, self._known = np.zeros(1), 0.0, 1.0, [0.0]
+        self._around = 0.0
+        self.whole = self.more = np.zeros(1)
+        self.plain, self.rate, self.most, self._known = 0.0, 0.0, 1.0, [0.0]
 
-    def of(self, seconds: Floats, rate: float) -> "Costs":
-        """Of passes with so many nodes; itself."""
-        if seconds is not self._seconds:
-            self._seconds, self.more = seconds, seconds - seconds[0]
-            self._known = self.more.tolist()
-            self.most = float((np.arange(1, 1 + len(seconds)) * (seconds[0] / seconds)).max())
-        self.rate = rate
+    def of(self, seconds: Floats, around: float) -> "Costs":
+        """Of passes with so many nodes, and what a step takes around its pass; itself."""
+        if seconds is not self._seconds or abs(around - self._around) > NEARLY * self.plain:
+            self._seconds, self._around = seconds, around
+            self.more, self.whole = seconds - seconds[0], seconds + around
+            self._known, self.plain = self.more.tolist(), float(self.whole[0])
+            self.most = float((np.arange(1, 1 + len(seconds)) * (self.plain / self.whole)).max())
         return self
+
+    @property
+    def around(self) -> float:
+        """What a step takes around its pass."""
+        return self._around
 
     def __len__(self) -> int:
         return len(self._known)

@@ -10,6 +10,7 @@ row.
 Decisions follow the clock; the text cannot, since the walk keeps only what the target says itself.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -49,6 +50,8 @@ CHEAP, BENEFIT = 0.1, 1.5
 # In a batch it has to have brought more, for rows have to be gathered and told, and facts alone count: what seems worth feeding to one row
 # may not be worth it for all.
 MORE, FACTS = 1.25, 0.0
+# What a step takes around its pass counts for so many plain passes, at most: clocks go wrong, and callers wait.
+MOST_AROUND = 1.0
 # Where asking and deciding take less of a plain pass than this nobody need rest.
 NOTHING = 0.02
 # After so many steps the curve is known well enough to be corrected by every third pass.
@@ -138,6 +141,7 @@ class Auto(BaseProposer):
         row = Row(claims, able, tired=self._resting.tired, pace=self._together.pace)
         self._rows[seq.seq_id] = row
         self._write_down()  # nobody rests with who is new
+        self._step.left = None
         try:
             for member in self._members:
                 if member.remembers:
@@ -164,19 +168,23 @@ class Auto(BaseProposer):
         rows, context = max(ctx.rows, len(ctx.seqs)), max([len(seq.tokens) for seq in ctx.seqs])
         pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
         seconds = self._curve.seconds(rows, context, self._nodes)
-        step, plain = self._step, float(seconds[0])
+        step, plain, costs = self._step, float(seconds[0]), self._costs
+        step.around = math.nan if step.left is None else start - step.left
         step.rows, step.context, step.plain, step.asked = rows, context, plain, [0] * len(self._members)
-        step.rate, step.pace = max(self._pace.speedup, 1.0) * rows / plain, self._curve.pace
+        costs.of(seconds, min(self._prices.around * rows, MOST_AROUND * plain))
+        costs.rate = max(self._pace.speedup, 1.0) / costs.plain
+        step.rate, step.pace = costs.rate * rows, self._curve.pace
         step.forgotten = self._curve.forgotten(rows)
         if step.forgotten:
             drafts = self._nobody(pairs)
-        elif self._costs.of(seconds, step.rate / rows).most < HOPELESS:
+        elif costs.most < HOPELESS:
             drafts = self._nobody(pairs)
             self._resting.lie_down(pairs, LONGEST_REST)
         else:
             drafts = self._thought_of(pairs, seconds, last=ctx.last)
             self._resting.lie_down(pairs, self._exploring.rest(pairs, plain))
-        step.spent = self._clock() - start
+        step.left = self._clock()
+        step.spent = step.left - start
         return drafts
 
     def _thought_of(self, pairs: list[Pair], seconds: Any, *, last: bool) -> list[Draft]:
@@ -209,6 +217,7 @@ class Auto(BaseProposer):
     def _write_down(self) -> None:
         """What went by."""
         if self._resting:
+            self._step.left = None
             rest = self._step, self._curve, self._nodes, self._together, self._pace, self._exploring, self._books
             self._resting.write_down(*rest)
         self._resting.wake()
@@ -307,7 +316,7 @@ class Auto(BaseProposer):
     def _choose(self, pairs: Sequence[Pair], seconds: Any) -> list[Draft]:
         """As wide as pays for the whole batch; each row's likeliest nodes up to there, for padding costs as much."""
         step, batch, fresh = self._step, self._batch, True
-        batch.takes(seconds)
+        batch.takes(self._costs.whole)
         if len(pairs) == 1:
             return [self._choose_alone(*pairs[0], seconds)]
         largest, plain, gains = 0, float(step.rows - len(pairs)), 0.0
@@ -316,11 +325,11 @@ class Auto(BaseProposer):
             if size := row.claims.size:
                 row.claims.gain(batch.places, self._most(seq), row.value, fresh=fresh)
                 largest, fresh = max(largest, size), False
-        step.most, step.nodes, takes = min(largest, self._nodes), 0, step.plain
+        step.most, step.nodes, takes = min(largest, self._nodes), 0, self._costs.plain
         if step.most:
-            args = plain, step.asking, step.rate, PROSPECT, step.most
+            args = plain, step.asking + self._prices.deciding, step.rate, PROSPECT, step.most
             step.nodes, gains, takes = calls.widest(batch.places, *args)
-        step.expected, step.seconds = step.rows + gains, takes + step.asking
+        step.expected, step.seconds = step.rows + gains, takes - self._costs.around + step.asking
         drafts = []
         for seq, row in pairs:
             row.draft = row.claims.best(min(step.nodes, self._most(seq)), self._names, self._held_back(seconds))
@@ -330,11 +339,12 @@ class Auto(BaseProposer):
     def _choose_alone(self, seq: SeqView, row: Row, seconds: Any) -> Draft:
         """The same in one call. Others may be in the pass whom nothing is drafted for."""
         step, own, gains = self._step, self._most(seq), 0.0
-        step.most, step.nodes, takes = min(row.claims.size, self._nodes), 0, step.plain
+        step.most, step.nodes, takes = min(row.claims.size, self._nodes), 0, self._costs.plain
         if step.most:
-            args = self._batch.places, own, step.rows - 1 + row.value, step.asking, step.rate, PROSPECT, step.most
+            spent, tokens = step.asking + self._prices.deciding, step.rows - 1 + row.value
+            args = self._batch.places, own, tokens, spent, step.rate, PROSPECT, step.most
             step.nodes, gains, takes = row.claims.choose(*args)
-        step.expected, step.seconds = step.rows + gains, takes + step.asking
+        step.expected, step.seconds = step.rows + gains, takes - self._costs.around + step.asking
         row.draft = row.claims.picked(min(step.nodes, own), self._names, self._held_back(seconds))
         return row.draft
 
@@ -349,6 +359,8 @@ class Auto(BaseProposer):
     def observe(self, ctx: ObserveContext) -> None:
         start = self._clock()
         step, pace = self._step, self._curve.pace
+        if step.left is not None:
+            step.around += start - step.left - ctx.seconds
         pairs = [(seq, self._rows[seq.seq_id]) for seq in ctx.seqs]
         following = 0.0
         for member in self._members:
@@ -358,12 +370,13 @@ class Auto(BaseProposer):
         turn = self._exploring.turn
         if turn < NEW or turn % SELDOM == 0 or step.forgotten:
             self._curve.learn(step.rows, width, step.context, ctx.seconds)
-        following /= pace
-        whole = step.seconds + following
-        self._pace.learn(emitted / max(len(pairs), 1), whole / step.plain if step.plain > 0 else 1.0)
+        # What was asked is observed while it is decided.
+        whole, plain = step.seconds + self._costs.around + self._prices.deciding, self._costs.plain
+        self._pace.learn(emitted / max(len(pairs), 1), whole / plain if plain > 0 else 1.0)
         self._exploring.earn(whole)
         self._prices.settle()
-        step.spent += self._clock() - start
+        step.left = self._clock()
+        step.spent += step.left - start
         self._keep_books(emitted + step.rows - len(pairs), ctx.seconds, pace)
 
     def _learn(self, pairs: list[Pair], ctx: ObserveContext) -> tuple[int, int]:
@@ -385,6 +398,8 @@ class Auto(BaseProposer):
     def _keep_books(self, emitted: int, measured: float, pace: float) -> None:
         step, deciding = self._step, self._prices.deciding
         self._prices.decided((step.spent - step.asking * pace) / pace)
+        if step.around >= 0.0:
+            self._prices.went_around(step.around / pace / step.rows)
         written = self._books.keep(step, emitted, self._batch.came, measured, pace, deciding)
         if written and self._books.ledger.held_back >= OFTEN:
             self._experts.blame(self._curve.seconds(step.rows, step.context, self._nodes))

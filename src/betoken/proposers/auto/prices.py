@@ -11,7 +11,8 @@ FIRST, WAIT = 12, 3 * 12
 
 
 class Prices:
-    """Seconds are those of one row, at the machine's usual pace. The place behind the last member is that of deciding itself.
+    """Seconds are those of one row, at the machine's usual pace. The place behind the last member is that of steps
+    themselves.
 
     values: `pays.no_prices`; places: where compiled code finds what is known (`policy.views.Priced`)
     """
@@ -73,6 +74,15 @@ class Prices:
     def deciding(self) -> float:
         """Seconds of deciding and observing, a step, without the members."""
         return self.middle(pays.ASKING, self._members - 1)
+
+    @property
+    def around(self) -> float:
+        """Seconds that a step takes besides the pass, drafting and deciding, of each row: to walk, to tell, to take the next."""
+        return self.middle(pays.FOLLOWING, self._members - 1)
+
+    def went_around(self, seconds: float) -> None:
+        """That took so long, in this step."""
+        self.note(pays.FOLLOWING, self._members - 1, seconds)
 
     def decided(self, seconds: float) -> None:
         """That took so long, in this step."""
