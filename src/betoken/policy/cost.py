@@ -84,6 +84,7 @@ class Costs:
         self._around = 0.0
         self.whole = self.more = np.zeros(1)
         self.plain, self.rate, self.most, self._known = 0.0, 0.0, 1.0, [0.0]
+        self._each: dict[int, float] = {}
 
     def of(self, seconds: Floats, around: float) -> "Costs":
         """Of passes with so many nodes, and what a step takes around its pass; itself."""
@@ -91,6 +92,7 @@ class Costs:
             self._seconds, self._around = seconds, around
             self.more, self.whole = seconds - seconds[0], seconds + around
             self._known, self.plain = self.more.tolist(), float(self.whole[0])
+            self._each.clear()
             self.most = float((np.arange(1, 1 + len(seconds)) * (self.plain / self.whole)).max())
         return self
 
@@ -101,6 +103,14 @@ class Costs:
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def each(self, nodes: int) -> float:
+        """Tokens that a node costs where there are so many already: as many more come with it as make it cheapest. Passes take the same
+        time for several widths and then a good deal more, and what is measured of one width is not exact."""
+        if nodes not in self._each:
+            more = self.more[nodes + 1 :] - self.more[nodes]
+            self._each[nodes] = float((more / np.arange(1, 1 + len(more))).min()) if len(more) else 0.0
+        return self.rate * self._each[nodes]
 
     def between(self, few: int, many: int) -> float:
         """Tokens that the nodes from `few` to `many` cost."""
