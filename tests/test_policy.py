@@ -744,7 +744,7 @@ def test_a_situation_is_what_is_there_already() -> None:
 
 
 def test_a_price_is_a_mean_that_one_odd_moment_hardly_moves_and_needs_a_few_answers() -> None:
-    prices, lately = pays.no_prices(1), pays.lately()
+    prices, lately = pays.no_prices(1), np.zeros(pays.VALUES + pays.LATELY)
     for seconds in (1.0, 1e9, 1.0):
         assert not pays.known(prices, 0)
         pays.note(prices[pays.ASKING, 0], seconds)
@@ -761,7 +761,7 @@ def test_a_price_is_a_mean_that_one_odd_moment_hardly_moves_and_needs_a_few_answ
 
 @given(values=st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=40))
 def test_a_number_lately_is_its_last_values(values: list[float]) -> None:
-    kept = pays.lately()
+    kept = np.zeros(pays.VALUES + pays.LATELY)
     for value in values:
         pays.note(kept, value)
     last = values[-pays.LATELY :]

@@ -8,7 +8,7 @@ from numba import carray
 from betoken.addresses import pointer
 from betoken.compiled import compiled
 from betoken.policy import mixing, pays, settling
-from betoken.policy.mixing import CHILD, CLAIMED, NONE, PARENT, TOKEN, VALUE
+from betoken.policy.mixing import CHILD, CLAIMED, CONSTELLATIONS, NONE, OWN_DEPTHS, PARENT, TOKEN, VALUE
 from betoken.policy.views import (
     ADDED,
     CHOSEN,
@@ -136,7 +136,9 @@ def settle(at, wide, size, asked, fed, emitted, seems, fresh):
 
 @compiled
 def chance(at, member, score, depth):
-    """What a member's score has meant where nobody else claimed the same."""
+    """What a member's score has meant where nobody else claimed the same; and how often a node of the member was right where its parent
+    was."""
     known, mine = known_at(at), mine_at(at[MINE:])
     mixer, after = known.mixer[2 * 3**member], known.after[mine.state[STOOD]]
-    return mixing.chance(known.meant, mixer, after, mine.own, member, score, depth)
+    rate = mixing.rate(known.mixer[CONSTELLATIONS + member, 0], mine.own[member, OWN_DEPTHS])
+    return mixing.chance(known.meant, mixer, after, mine.own, member, score, depth), rate

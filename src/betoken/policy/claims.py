@@ -11,7 +11,7 @@ import numpy as np
 from betoken.addresses import Places, items, places
 from betoken.draft import EMPTY, Draft
 from betoken.policy import calls, mixing, pays
-from betoken.policy.mixing import CONSTELLATIONS, MOST, NONE, OTHERS, OWN_DEPTHS, Floats, Ints
+from betoken.policy.mixing import MOST, NONE, OWN_DEPTHS, Floats, Ints
 from betoken.policy.views import ADDED, CHOSEN, MORE, STOOD, WHERE, WORTH, Known, Mine, Wide, unpriced
 
 UNKNOWN_SCORE, NO_LESSONS = (math.nan,), np.zeros(0)
@@ -215,13 +215,12 @@ class Claims:
 
     def chance(self, member: int, score: float, depth: int) -> float:
         """What a member's score has meant where nobody else claimed the same."""
-        return float(calls.chance(self._at, member, score, depth))
+        return self.chances(member, score, depth)[0]
 
     def rate(self, member: int) -> float:
         """How often a node of a member was right where its parent was."""
-        (hits, trials), (own_hits, own_trials) = (
-            self._records.mixer[CONSTELLATIONS + member, 0],
-            self._mine.own[member, OWN_DEPTHS],
-        )
-        others = (hits + 3) / (trials + 5)
-        return float((own_hits + OTHERS * others) / (own_trials + OTHERS))
+        return self.chances(member, 0.5, 1)[1]
+
+    def chances(self, member: int, score: float, depth: int) -> tuple[float, float]:
+        """Both."""
+        return calls.chance(self._at, member, score, depth)  # type: ignore[no-any-return]

@@ -117,13 +117,13 @@ class Costs:
         return self.rate * (self._known[many] - self._known[few])
 
 
-class _Window:
-    """The last values of a number, as they came and ranked."""
+class Window:
+    """The last values of a number, as they came and ranked; `middle`: their median, 0 where nothing came."""
 
-    __slots__ = ("_came", "_ranked", "room")
+    __slots__ = ("_came", "_ranked", "middle", "room")
 
     def __init__(self, room: int) -> None:
-        self.room, self._came, self._ranked = room, deque[float](), list[float]()
+        self.room, self._came, self._ranked, self.middle = room, deque[float](), list[float](), 0.0
 
     def __len__(self) -> int:
         return len(self._came)
@@ -134,7 +134,8 @@ class _Window:
             del self._ranked[bisect_left(self._ranked, self._came.popleft())]
         self._came.append(value)
         insort(self._ranked, value)
-        return self._ranked[len(self._ranked) // 2]
+        self.middle = self._ranked[len(self._ranked) // 2]
+        return self.middle
 
 
 @dataclass(slots=True)
@@ -142,7 +143,7 @@ class _Off:
     """By how much passes of one class are off, in log-seconds; and how wide they are, in the mean."""
 
     width: float
-    lately: _Window
+    lately: Window
     shift: float = 0.0
 
     def learn(self, width: int, off: float) -> None:
@@ -164,7 +165,7 @@ class Measured:
         self.measured = bool(points) and points is not UNKNOWN
         self.passes = 0
         self._off: dict[tuple[int, int], _Off] = {}
-        self._now = _Window(NOW)
+        self._now = Window(NOW)
         self._slow, self._pace = 0.0, 1.0
         self._plain: dict[int, tuple[int, int]] = {}  # steps since a plain pass, and when one is due, by rows
         self._known: dict[tuple[int, int, int], tuple[int, Floats]] = {}
@@ -189,7 +190,7 @@ class Measured:
         base = float(self._uncorrected(rows, context.bit_length(), 1 << max(width, 32).bit_length())[width - 1])
         kind = rows, bisect_left(CLASSES, width)
         if (off := self._off.get(kind)) is None:
-            off = self._off[kind] = _Off(width, _Window(PLAIN if width == 1 else LATELY))
+            off = self._off[kind] = _Off(width, Window(PLAIN if width == 1 else LATELY))
         residual = math.log(seconds / base)
         self._slow = self._now.median(residual - off.shift)
         self._pace = math.exp(self._slow)

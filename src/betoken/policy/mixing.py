@@ -246,6 +246,13 @@ def _count(rate, hit):
 
 
 @compiled
+def rate(shared, own):
+    """How often a node is right, by what all requests have shown and this one: hits and trials, fading."""
+    others = (shared[0] + 3) / (shared[1] + 5)
+    return (own[0] + OTHERS * others) / (own[1] + OTHERS)
+
+
+@compiled
 def chance(meant, mixer, after, own, member, score, depth):
     """What a member's score has meant where nobody else claimed the same."""
     depth, score = _depth(depth), _log_odds(score)

@@ -35,7 +35,7 @@ TRUST_FADE, OWN_TRUST_FADE = 0.99, 0.95
 # A number lately: how many values there are, their median (what one odd moment does not move), their mean (which sees what is rare), the
 # mean where none is more than so many medians (which sees both); then the values.
 NUMBER, MIDDLE, MEAN, FAIR, VALUES = range(5)
-ODD = 3.0
+ODD = 1.5
 LATELY = 15
 # Answers before a price is believed, for the first one may have had to load something; and, of a heat, fading, the first ones counting
 # less, before it is judged what they are worth: who was unlucky with the first few would not be asked again for long.
@@ -61,11 +61,6 @@ def no_answers(members: int) -> Floats:
 def no_prices(members: int) -> Floats:
     """`[4, members, 4 + LATELY]`."""
     return np.zeros((4, members, VALUES + LATELY))
-
-
-def lately() -> Floats:
-    """One number, lately."""
-    return np.zeros(VALUES + LATELY)
 
 
 @compiled

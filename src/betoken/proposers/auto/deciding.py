@@ -29,7 +29,7 @@ from betoken.proposers.auto import NAME, NODES, options
 from betoken.proposers.auto.books import Books
 from betoken.proposers.auto.experts import OFTEN, Experts
 from betoken.proposers.auto.exploring import Exploring
-from betoken.proposers.auto.levels import Levels
+from betoken.proposers.auto.levels import Known, Levels
 from betoken.proposers.auto.members import LONGEST_REST, Member, Pair, Row
 from betoken.proposers.auto.prices import Prices
 from betoken.proposers.auto.resting import SELDOM, Resting
@@ -112,7 +112,7 @@ class Auto(BaseProposer):
     def _learnt_nothing(self) -> None:
         count = len(self._members)
         self._prices.forget()
-        self._levels, self._extra, self._costs = (pays.lately(), pays.lately()), 0.0, Costs()
+        self._levels, self._extra, self._costs = Known(), 0.0, Costs()
         self._pace, self._together = Pace(), Together()
         self._settled = 0  # bits: who is asked, in this step, only where it brought enough
         self._due = [0.0] * MOST  # what an answer of each member has to bring, in tokens
