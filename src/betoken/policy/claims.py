@@ -176,12 +176,16 @@ class Claims:
 
     def best(self, nodes: int, names: Sequence[str] | None = None, held_back: str = "") -> Draft:
         """The likeliest nodes, likeliest first, each by the name of whoever was asked first of those who claim it. After `add`."""
-        nodes = min(nodes, self.size)
-        calls.pick(self._at, nodes)
+        self.pick(nodes)
         return self.picked(nodes, names, held_back)
 
+    def pick(self, nodes: int) -> None:
+        """Have the likeliest nodes ready."""
+        calls.pick(self._at, min(nodes, self.size))
+
     def picked(self, nodes: int, names: Sequence[str] | None = None, held_back: str = "") -> Draft:
-        """Those that were picked, so many."""
+        """Those that were picked last, at most so many."""
+        nodes = min(nodes, self.size)
         if not nodes:
             return EMPTY if not held_back else Draft.trusted((), (), held_back=held_back)
         sources = None if names is None else tuple([names[member] for member in self._members[:nodes]])

@@ -74,32 +74,27 @@ class Table:
 class Costs:
     """What steps and more nodes cost. The seconds are the same array for many steps.
 
-    whole: `[1 + N]`, seconds of a step with 0, 1, ... nodes, drafting left out; plain: of one without any
+    seconds, whole: `[1 + N]`, of a pass with 0, 1, ... nodes, and of a step, drafting left out, which takes `around` more; plain: of a step
+           without any
     more:  `[1 + N]`, by how many seconds a pass with so many is longer; rate: what a second is worth, in tokens
     most:  how many times as fast as plain decoding a row would be if every node of a chain came true, at the best length
     """
 
     def __init__(self) -> None:
-        self._seconds: Floats | None = None
-        self._around = 0.0
-        self.whole = self.more = np.zeros(1)
+        self.seconds = self.whole = self.more = np.zeros(1)
+        self.around = 0.0
         self.plain, self.rate, self.most, self._known = 0.0, 0.0, 1.0, [0.0]
         self._each: dict[int, float] = {}
 
     def of(self, seconds: Floats, around: float) -> "Costs":
         """Of passes with so many nodes, and what a step takes around its pass; itself."""
-        if seconds is not self._seconds or abs(around - self._around) > NEARLY * self.plain:
-            self._seconds, self._around = seconds, around
+        if seconds is not self.seconds or abs(around - self.around) > NEARLY * self.plain:
+            self.seconds, self.around = seconds, around
             self.more, self.whole = seconds - seconds[0], seconds + around
             self._known, self.plain = self.more.tolist(), float(self.whole[0])
             self._each.clear()
             self.most = float((np.arange(1, 1 + len(seconds)) * (self.plain / self.whole)).max())
         return self
-
-    @property
-    def around(self) -> float:
-        """What a step takes around its pass."""
-        return self._around
 
     def __len__(self) -> int:
         return len(self._known)

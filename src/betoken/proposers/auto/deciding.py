@@ -19,14 +19,15 @@ import numpy as np
 
 from betoken.draft import EMPTY, Draft
 from betoken.errors import ParameterError
-from betoken.policy import calls, pays
-from betoken.policy.claims import SEEMS, Batch, Claims, Records
+from betoken.policy import pays
+from betoken.policy.claims import SEEMS, Claims, Records
 from betoken.policy.clock import Pace, Steady
 from betoken.policy.cost import Costs, Curve, Measured
 from betoken.policy.ledger import Ledger
 from betoken.policy.mixing import MOST
 from betoken.proposers.auto import NAME, NODES, options
 from betoken.proposers.auto.books import Books
+from betoken.proposers.auto.choosing import Choosing
 from betoken.proposers.auto.experts import OFTEN, Experts
 from betoken.proposers.auto.exploring import Exploring
 from betoken.proposers.auto.levels import Known, Levels
@@ -39,8 +40,6 @@ from betoken.proposers.base import BaseProposer, Needs, ObserveContext, ProposeC
 
 # Of the time that passes, this share may go to asking drafters that do not seem to pay.
 EXPLORE = 0.005
-# What time is worth: by the rate of tokens lately, and by what this step could bring; the latter's share.
-PROSPECT = 0.97
 # Deciding and observing take longer the more members were asked: what each is charged of what they take a step, and of a plain pass at
 # most, for clocks go wrong.
 TAX, MOST_TAX = 0.4, 0.05
@@ -95,7 +94,6 @@ class Auto(BaseProposer):
             Member(index, name, member, branching=branching) for index, (name, member) in enumerate(members.items())
         ]
         self._curve: Curve = Measured() if curve is None else curve
-        self._experts = Experts(experts)
         self._names = [*members]
         self._nodes, self._explore, self._clock = nodes, float(explore), Steady(clock)
         self._wide = min(WIDE, nodes)
@@ -106,7 +104,8 @@ class Auto(BaseProposer):
         self._records = [Records() for _ in range(len(HEATS) + 1)]
         self._prices = Prices(len(self._members))
         self._rows: dict[int, Row] = {}
-        self._batch = Batch(nodes)
+        self._experts = Experts(experts)
+        self._choosing = Choosing(nodes, self._names, self._experts)
         self._learnt_nothing()
 
     def _learnt_nothing(self) -> None:
@@ -181,22 +180,22 @@ class Auto(BaseProposer):
             drafts = self._nobody(pairs)
             self._resting.lie_down(pairs, LONGEST_REST)
         else:
-            drafts = self._thought_of(pairs, seconds, last=ctx.last)
+            drafts = self._thought_of(pairs, last=ctx.last)
             self._resting.lie_down(pairs, self._exploring.rest(pairs, plain))
         step.left = self._clock()
         step.spent = step.left - start
         return drafts
 
-    def _thought_of(self, pairs: list[Pair], seconds: Any, *, last: bool) -> list[Draft]:
+    def _thought_of(self, pairs: list[Pair], *, last: bool) -> list[Draft]:
         """Whoever need not rest asks, or is to try somebody; then it is decided what is fed."""
-        step = self._step
+        step, costs = self._step, self._costs
         tried: dict[int, int] = {}
         if self._exploring.due():
             tried = self._exploring.whom(pairs, self._members, self._prices)
         awake = [pair for pair in pairs if not pair[1].rests() or pair[0].seq_id in tried]
         if not awake:
             return self._nobody(pairs)
-        step.least = SLACK * self._costs.between(0, self._wide) / self._wide
+        step.least = SLACK * costs.between(0, self._wide) / self._wide
         self._extra = min(TAX * self._prices.deciding, MOST_TAX * step.plain)
         for _, row in pairs:
             row.claims.clear(pays.standing(row.right))
@@ -204,7 +203,7 @@ class Auto(BaseProposer):
         began = step.now = self._clock()
         self._ask_all(awake, tried)
         step.asking = (step.now - began) / step.pace
-        drafts = self._choose(pairs, seconds)
+        drafts = self._choosing.choose(step, pairs, costs, self._prices.deciding)
         self._resting.tire(awake, costly=(step.asking + self._prices.deciding) / step.plain > NOTHING)
         return drafts
 
@@ -313,49 +312,6 @@ class Auto(BaseProposer):
         )
         return [pair for pair, draft in zip(pairs, drafts, strict=False) if member.lay(pair, draft, costs)]
 
-    def _choose(self, pairs: Sequence[Pair], seconds: Any) -> list[Draft]:
-        """As wide as pays for the whole batch; each row's likeliest nodes up to there, for padding costs as much."""
-        step, batch, fresh = self._step, self._batch, True
-        batch.takes(self._costs.whole)
-        if len(pairs) == 1:
-            return [self._choose_alone(*pairs[0], seconds)]
-        largest, plain, gains = 0, float(step.rows - len(pairs)), 0.0
-        for seq, row in pairs:
-            plain += row.value
-            if size := row.claims.size:
-                row.claims.gain(batch.places, self._most(seq), row.value, fresh=fresh)
-                largest, fresh = max(largest, size), False
-        step.most, step.nodes, takes = min(largest, self._nodes), 0, self._costs.plain
-        if step.most:
-            args = plain, step.asking + self._prices.deciding, step.rate, PROSPECT, step.most
-            step.nodes, gains, takes = calls.widest(batch.places, *args)
-        step.expected, step.seconds = step.rows + gains, takes - self._costs.around + step.asking
-        drafts = []
-        for seq, row in pairs:
-            row.draft = row.claims.best(min(step.nodes, self._most(seq)), self._names, self._held_back(seconds))
-            drafts.append(row.draft)
-        return drafts
-
-    def _choose_alone(self, seq: SeqView, row: Row, seconds: Any) -> Draft:
-        """The same in one call. Others may be in the pass whom nothing is drafted for."""
-        step, own, gains = self._step, self._most(seq), 0.0
-        step.most, step.nodes, takes = min(row.claims.size, self._nodes), 0, self._costs.plain
-        if step.most:
-            spent, tokens = step.asking + self._prices.deciding, step.rows - 1 + row.value
-            args = self._batch.places, own, tokens, spent, step.rate, PROSPECT, step.most
-            step.nodes, gains, takes = row.claims.choose(*args)
-        step.expected, step.seconds = step.rows + gains, takes - self._costs.around + step.asking
-        row.draft = row.claims.picked(min(step.nodes, own), self._names, self._held_back(seconds))
-        return row.draft
-
-    def _most(self, seq: SeqView) -> int:
-        """How many nodes of a sequence may be fed."""
-        return self._nodes if seq.max_nodes is None else seq.max_nodes
-
-    def _held_back(self, seconds: Any) -> str:
-        step = self._step
-        return "experts" if step.nodes < step.most and self._experts.hold_back(seconds) else ""
-
     def observe(self, ctx: ObserveContext) -> None:
         start = self._clock()
         step, pace = self._step, self._curve.pace
@@ -382,7 +338,7 @@ class Auto(BaseProposer):
     def _learn(self, pairs: list[Pair], ctx: ObserveContext) -> tuple[int, int]:
         """What the target said of what was claimed. Returns how many tokens came, and how wide the pass was."""
         lengths, width = [], ctx.width
-        batch, seems, fresh = self._batch.places, SEEMS if self._step.rows == 1 else FACTS, True
+        batch, seems, fresh = self._choosing.batch.places, SEEMS if self._step.rows == 1 else FACTS, True
         for (_, row), draft, verdict in zip(pairs, ctx.drafts, ctx.verdicts, strict=True):
             lengths.append(len(verdict.tokens))
             width = max(width, 1 + len(draft))
@@ -400,7 +356,7 @@ class Auto(BaseProposer):
         self._prices.decided((step.spent - step.asking * pace) / pace)
         if step.around >= 0.0:
             self._prices.went_around(step.around / pace / step.rows)
-        written = self._books.keep(step, emitted, self._batch.came, measured, pace, deciding)
+        written = self._books.keep(step, emitted, self._choosing.batch.came, measured, pace, deciding)
         if written and self._books.ledger.held_back >= OFTEN:
             self._experts.blame(self._curve.seconds(step.rows, step.context, self._nodes))
 
