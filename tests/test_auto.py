@@ -286,8 +286,10 @@ def many(count: int, **fields: Any) -> list[Request]:
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("of", MEMBERS)
-def test_alone_after_others_or_in_a_batch_a_request_says_the_same(of: str, temperature: float) -> None:
-    """What was learnt from others may change drafts, never a text."""
+def test_alone_after_others_or_in_a_batch_a_request_says_the_same(
+    of: str, temperature: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was learnt from others may change drafts, never a text. And nobody is dropped: that would show in no text."""
     auto = make_auto(of)
     alone = [speech([one], None)[0] for one in many(5, temperature=temperature)]
     assert [speech([one], make_auto(of))[0] for one in many(5, temperature=temperature)] == alone
@@ -295,6 +297,7 @@ def test_alone_after_others_or_in_a_batch_a_request_says_the_same(of: str, tempe
     for max_rows in (2, 5):
         assert speech(many(5, temperature=temperature), auto, max_rows=max_rows) == alone
     check_empty(auto)
+    assert not warnings_of(caplog)
 
 
 @pytest.mark.parametrize("of", MEMBERS)

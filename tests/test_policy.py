@@ -21,12 +21,13 @@ from betoken.policy import judged, pays
 from betoken.policy import mixing as compiled
 from betoken.policy.calls import widest as widest_of
 from betoken.policy.claims import Batch, Claims, Records
-from betoken.policy.cost import NOW, STALE, UNKNOWN, Measured, Point, Table
+from betoken.policy.cost import NOW, STALE, UNKNOWN, Costs, Measured, Point, Table
 from betoken.policy.measuring import measure
 from betoken.policy.mixing import AGREED, CONSTELLATIONS, LARGEST, MOST, OWN_DEPTHS, widest
 from betoken.policy.pays import HOPE, SITUATIONS, answered, delivered, expected, situation, standing, trust
 from betoken.policy.views import SOME, unpriced
 from betoken.proposers.auto.deciding import EXPLORE, Auto
+from betoken.proposers.auto.levels import Known as Levels
 from betoken.proposers.auto.members import Row
 from betoken.proposers.auto.prices import Prices
 from betoken.proposers.base import BaseProposer, ProposeContext, SeqView
@@ -1063,6 +1064,28 @@ def test_who_is_cheap_is_asked_at_every_step_while_it_brings_something() -> None
     assert len(useless.asked) < 0.85 * min(len(first.asked), len(second.asked))
 
 
+@pytest.mark.parametrize(("around", "least", "most"), [(0.0, 0.0, 0.2), (1.0, 0.5, 1.0)])
+def test_what_a_step_takes_around_its_pass_is_what_more_tokens_save(
+    around: float, least: float, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token for seven tenths of a pass, every second time, is not worth it where a pass is all a step takes; where as much comes on top,
+    it is."""
+    world = World(flat)
+    verify = Engine._verdicts
+
+    def slowly(engine: Engine, *args: Any) -> Any:
+        world.target.now += around
+        return verify(engine, *args)
+
+    monkeypatch.setattr(Engine, "_verdicts", slowly)
+    guess = Guess(world, 0.5, price=0.7, depth=1)
+    auto = world.auto({"guess": guess})
+    world.run(auto, 300)
+    guess.asked.clear()
+    run = world.run(auto, 600)
+    assert least * run.steps <= len(guess.asked) <= most * run.steps, (len(guess.asked), run.steps)
+
+
 @pytest.mark.parametrize(("price", "least", "most"), [(0.05, 0.0, 0.35), (0.0, 0.9, 1.0)])
 def test_where_nothing_is_worth_feeding_who_costs_something_is_hardly_asked(
     price: float, least: float, most: float
@@ -1118,6 +1141,29 @@ def test_a_draft_model_that_is_often_right_is_stopped_level_by_level() -> None:
         levels[price] = (softer.forwards - before) / run.steps
         assert run.seconds < 600 * 1.03
     assert levels[0.001] > 12 and 0.5 < levels[0.15] < 6 and levels[0.4] < levels[0.15]
+
+
+def test_what_a_level_takes_is_what_later_ones_take() -> None:
+    """First ones read what came since the last draft; later ones are read a few times to see, and one odd moment is got over: what first
+    ones take is the most that is believed."""
+    known = Levels()
+    known.note(1, 1.0)
+    assert known.price == 0.0
+    for seconds in (9.0, 8.0, 0.5):
+        known.note(2, seconds)
+    assert known.price == 1.0
+    for _ in range(3):
+        known.note(3, 0.5)
+    assert known.price == 0.5
+
+
+def test_a_node_costs_what_more_of_them_would_cost_together() -> None:
+    """Where passes get longer by jumps the node behind one is not dear, and none is free."""
+    costs = Costs().of(np.array([1.0, 1.4, 1.4, 1.4, 1.4, 1.8]), 0.5)
+    costs.rate = 2.0
+    assert [costs.each(nodes) for nodes in range(5)] == pytest.approx([0.2, 0.0, 0.0, 0.0, 0.8]), "0.4 for four nodes"
+    assert costs.each(5) == 0.0 and costs.plain == 1.5 and costs.between(0, 5) == pytest.approx(1.6)
+    assert costs.most == pytest.approx(5 * 1.5 / 1.9)
 
 
 def test_a_draft_model_goes_as_deep_as_pays() -> None:
