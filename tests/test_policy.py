@@ -517,6 +517,17 @@ def test_times_that_are_none_are_ignored(nonsense: float) -> None:
     assert (curve.seconds(1, 192, 63) == before).all() and (curve.pace, curve.passes) == (pace, count)
 
 
+@given(values=st.lists(st.floats(0.1, 9.0), min_size=2, max_size=12))
+def test_lines_never_fall_and_one_odd_pass_is_not_the_price_of_all_wider_ones(values: list[float]) -> None:
+    """What is measured of several widths is brought into order without getting longer, or shorter, in the mean."""
+    curve = Measured({(1, width, 192): seconds for width, seconds in enumerate(values, 1)})
+    found = curve.seconds(1, 192, len(values) - 1)
+    assert (np.diff(found) >= -1e-12).all() and found.sum() == pytest.approx(sum(values))
+    assert min(values) - 1e-9 <= found[0] and found[-1] <= max(values) + 1e-9
+    if values == sorted(values):
+        assert found == pytest.approx(values)
+
+
 def test_a_curve_nobody_measured_is_learnt() -> None:
     """From nothing but passes: a machine three times as slow as assumed, whose wide passes take twice as long as narrow ones."""
     curve = Measured()

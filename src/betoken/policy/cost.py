@@ -9,7 +9,7 @@ where passes of several widths are seen, so a plain one has to be made now and t
 import math
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -251,13 +251,26 @@ class Measured:
 def _along(line: Mapping[int, float], widths: Floats) -> Floats:
     """Straight lines between the points, never downwards; past the last one on as the last half of the line goes."""
     known = np.array(sorted(line), dtype=np.float64)
-    seconds = np.maximum.accumulate([line[int(width)] for width in known])
+    seconds = _rising([line[int(width)] for width in known])
     found = np.interp(widths, known, seconds)
     if len(known) > 1:
         half = len(known) // 2 - (len(known) == 2)
         slope = (seconds[-1] - seconds[half]) / (known[-1] - known[half])
         found = found + np.maximum(widths - known[-1], 0) * slope
     return np.asarray(found, dtype=np.float64)
+
+
+def _rising(values: Sequence[float]) -> Floats:
+    """The nearest values that never fall (isotonic regression; Barlow et al. 1972): of neighbours that fall their mean. The highest so
+    far would make one odd pass the price of everything wider."""
+    blocks: list[tuple[float, int]] = []
+    for value in values:
+        mean, count = value, 1
+        while blocks and blocks[-1][0] >= mean:
+            before, many = blocks.pop()
+            mean, count = (before * many + mean * count) / (many + count), many + count
+        blocks.append((mean, count))
+    return np.repeat([mean for mean, _ in blocks], [count for _, count in blocks])
 
 
 def _between(value: int, known: list[int], of: Callable[[int], Floats]) -> Floats:
