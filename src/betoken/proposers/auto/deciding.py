@@ -191,7 +191,7 @@ class Auto(BaseProposer):
         step, costs = self._step, self._costs
         tried: dict[int, int] = {}
         if self._exploring.due():
-            tried = self._exploring.whom(pairs, self._members, self._prices)
+            tried = self._exploring.whom(pairs, self._members, self._prices, costs.rate)
         awake = [pair for pair in pairs if not pair[1].rests() or pair[0].seq_id in tried]
         if not awake:
             return self._nobody(pairs)

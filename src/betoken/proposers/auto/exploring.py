@@ -11,6 +11,8 @@ from betoken.proposers.auto.prices import Prices
 RESTING = 4
 # What the dearest members take is looked up after so many.
 LOOKING = 16
+# Whatever an answer is usually worth, this share of its price counts as lost.
+SURELY = 0.4
 
 
 class Exploring:
@@ -49,8 +51,9 @@ class Exploring:
         """No more is put by than what the dearest members take."""
         self.allowance = min(self.allowance + self._share * seconds, self._most)
 
-    def whom(self, pairs: Sequence[Pair], members: Sequence[Member], prices: Prices) -> dict[int, int]:
-        """Who is asked first by whom, to see what comes of it: the one asked least recently, where enough has been put by."""
+    def whom(self, pairs: Sequence[Pair], members: Sequence[Member], prices: Prices, rate: float) -> dict[int, int]:
+        """Who is asked first by whom, to see what comes of it: the one asked least recently, where enough has been put by. A second is
+        worth `rate` tokens."""
         seq, row = pairs[self.turn // RESTING % len(pairs)]
         able = [member.index for member in members if row.able & member.bit and seq.room >= 1]
         able.sort(key=self._asked_at.__getitem__)
@@ -58,13 +61,16 @@ class Exploring:
             return {}
         if self.turn >= self._looked + LOOKING or not self._most:
             self._looked, self._most = self.turn, 2 * prices.dearest
-        self._wanted = _cost(able[0], row, prices)
+        self._wanted = _cost(able[0], row, prices, rate)
         if self.allowance < self._wanted:
             return {}
         self.allowance -= self._wanted
-        self._wanted = _cost(able[1 % len(able)], row, prices)
+        self._wanted = _cost(able[1 % len(able)], row, prices, rate)
         return {seq.seq_id: able[0]}
 
 
-def _cost(index: int, row: Row, prices: Prices) -> float:
-    return prices.asking(index) + (0.0 if row.begun >> index & 1 else prices.middle(pays.BEGINNING, index))
+def _cost(index: int, row: Row, prices: Prices, rate: float) -> float:
+    """Seconds that asking is expected to lose: of who nearly pays it is soon known whether it does."""
+    asking = prices.asking(index)
+    lost = max(asking - prices.worth(index) / rate, SURELY * asking) if rate > 0 else asking
+    return lost + (0.0 if row.begun >> index & 1 else prices.middle(pays.BEGINNING, index))

@@ -64,6 +64,11 @@ class Prices:
         seconds: float = self._middles[index] + self._middles[self._members + index]  # ASKING, FOLLOWING
         return seconds
 
+    def worth(self, index: int) -> float:
+        """What answers of a member were worth lately, in tokens, in the mean; of a few answers nothing."""
+        usual = self.values[pays.USUAL, index]
+        return float(usual[pays.MEAN]) if usual[pays.NUMBER] >= pays.LATELY else 0.0
+
     @property
     def dearest(self) -> float:
         """Seconds of whoever takes most, the reading of a sequence included."""
