@@ -42,6 +42,7 @@ Path = tuple[int, ...]
 # Claims, against the same in plain Python.
 
 COSTLESS = np.zeros(50)
+NOBODY = Batch(0)  # whoever wants to know what came of it
 
 
 def log_odds(score: float) -> float:
@@ -271,7 +272,7 @@ def test_credit_goes_to_whoever_was_asked_first() -> None:
         draft, batch = claims.best(3), Batch(3)
         assert draft.tokens == (1, 2, 3) and draft.scores is not None
         reach = [math.prod(draft.scores[: end + 1]) for end in range(3)]
-        claims.learn(emitted, fed, batch.places)
+        claims.learn(emitted, batch.places, fed)
         assert [*batch.came[:2]] == [right[1], right[0]]
         hoped = (sum(reach[: min(fed, 2)]), sum(reach[2:fed]))
         for known in (records.answers, claims.answers):
@@ -299,7 +300,7 @@ def test_a_node_is_a_trial_where_the_target_emitted_its_parent(
     whole = Draft.trusted(*tree_of([*plain.claimed]))
     trials = [([*plain.claimed][node], hit) for node, hit in judged(whole, emitted)]
     before = mixer[:CONSTELLATIONS, MOST:, 1].copy()
-    assert claims.learn(emitted) == sum(hit for _, hit in trials)
+    assert claims.learn(emitted, NOBODY.places) == sum(hit for _, hit in trials)
     expected = np.zeros_like(before)
     for path, _ in trials:
         expected[plain.constellation(path), depth_class(len(path))] += 1
@@ -321,7 +322,7 @@ def trained(claims: Claims, share: float, trials: int, score: float = 0.5, seed:
     for _ in range(trials):
         claims.clear()
         claims.add(0, chain([1], [score]), COSTLESS)
-        claims.learn([1 if dice.random() < share else 2, 3])
+        claims.learn([1 if dice.random() < share else 2, 3], NOBODY.places)
 
 
 @pytest.mark.parametrize("score", [0.5, 0.9, 0.1, math.nan, 1.0, 0.0])
@@ -334,8 +335,8 @@ def test_what_a_score_means_is_learnt(score: float, share: float) -> None:
         records = Records()
         claims = Claims(records, 10)
         trained(claims, share, 400, score, seed)
-        here.append(claims.chance(0, score, 1))
-        others.append(Claims(records, 10).chance(0, score, 1))
+        here.append(claims.chances(0, score, 1)[0])
+        others.append(Claims(records, 10).chances(0, score, 1)[0])
     assert np.mean(here) == pytest.approx(share, abs=0.05)
     assert np.mean(others) == pytest.approx(share, abs=0.05)
 
@@ -345,8 +346,8 @@ def test_who_is_never_right_is_not_believed(score: float) -> None:
     records = Records()
     claims = Claims(records, 10)
     trained(claims, 0.0, 900, score)
-    assert claims.chance(0, score, 1) < 0.05 and Claims(records, 10).chance(0, score, 1) < 0.05
-    assert claims.rate(0) < 0.05
+    assert claims.chances(0, score, 1)[0] < 0.05 and Claims(records, 10).chances(0, score, 1)[0] < 0.05
+    assert claims.chances(0, 0.5, 1)[1] < 0.05
     claims.clear()
     claims.add(0, chain([1], [score]), COSTLESS)
     assert claims.best(1).scores is not None and claims.best(1).scores[0] < 0.05
@@ -356,10 +357,10 @@ def test_a_request_is_adapted_to_within_a_few_dozen_steps() -> None:
     """A member that was right for everybody so far is never right here; what is believed of all moves less."""
     records = Records()
     trained(Claims(records, 10), 0.95, 500)
-    assert Claims(records, 10).chance(0, 0.5, 1) > 0.85
+    assert Claims(records, 10).chances(0, 0.5, 1)[0] > 0.85
     here = Claims(records, 10)
     trained(here, 0.0, 80)
-    assert here.chance(0, 0.5, 1) < 0.2 < Claims(records, 10).chance(0, 0.5, 1)
+    assert here.chances(0, 0.5, 1)[0] < 0.2 < Claims(records, 10).chances(0, 0.5, 1)[0]
 
 
 def test_what_several_claim_is_believed_more() -> None:
@@ -372,11 +373,11 @@ def test_what_several_claim_is_believed_more() -> None:
         claims.add(0, chain([1], [0.6]), COSTLESS)
         return claims.add(1, chain([1], [0.6]), COSTLESS)
 
-    alone = claims.chance(0, 0.6, 1)
+    alone = claims.chances(0, 0.6, 1)[0]
     assert together() == pytest.approx(chance(log_odds(0.6) + AGREED)) and together() > alone
     for _ in range(300):
         together()
-        claims.learn([2])
+        claims.learn([2], NOBODY.places)
     assert together() < 0.1
 
 

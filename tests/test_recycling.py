@@ -12,6 +12,7 @@ from strategies import VOCAB, Watched, check_identity, decode, expecting, reques
 from betoken.draft import Draft, chain
 from betoken.engine import Engine, Request
 from betoken.errors import ParameterError
+from betoken.memory.recycled import Rows, room_for
 from betoken.memory.successors import (
     BELIEF,
     FADE,
@@ -29,8 +30,6 @@ from betoken.memory.successors import (
     SPREAD,
     STABLE,
     WEIGHT,
-    Rows,
-    room_for,
     untaught,
 )
 from betoken.params import SamplingParams

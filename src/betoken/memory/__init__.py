@@ -3,7 +3,7 @@ and how often. No torch.
 
 `trie` holds the data structure, `index` one index, `library` indexes of many namespaces, `beliefs` how far to trust what
 is found, `growth` the trees that follow from it; `step` is what is called for every token, `views` how it is called cheaply.
-`successors` is apart: what a target held likely after a token.
+`successors` is apart, what a target held likely after a token; `recycled` holds it.
 """
 
 # How evidence becomes probabilities: all of it, each with the share it has earned; or the longest match alone. They stand

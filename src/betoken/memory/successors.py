@@ -1,22 +1,18 @@
 """What a target held likely after each token and each pair of tokens, and the trees that follow from it. Compiled.
 
-Rows of successors are one array, a row's head beside its successors, so that a row is near in memory; and arrays are handed over by
-their addresses (see `addresses`). What a row means is told in `proposers.recycling`.
+Rows of successors are one array, a row's head beside its successors, so that a row is near in memory. `recycled` holds them. What a row
+means is told in `proposers.recycling`.
 """
 
-from array import array
-from collections.abc import Sequence
-from functools import cache
 from heapq import heappop, heappush
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numba import carray
 
-from betoken.addresses import Places, items, places, pointer
+from betoken.addresses import pointer
 from betoken.compiled import compiled
-from betoken.draft import Draft
 
 ROOT, UNSEEN = -1, -1
 # The columns of a row: the pair it belongs to (of rows of pairs), its kind, what lesson it is of that has not been needed yet and what
@@ -64,109 +60,15 @@ def untaught(k: int) -> npt.NDArray[Any]:
     return np.array([[*hits, WEIGHT]] * KINDS + [lesson] * LESSONS)
 
 
-class Room(NamedTuple):
-    """For one draft: what comes of it; its nodes while they grow, the root's place the last one, where ROOT finds it; and where all of
-    these lie, in this order."""
-
-    tokens: npt.NDArray[np.int64]
-    parents: npt.NDArray[np.int64]
-    scores: npt.NDArray[np.float64]
-    lessons: npt.NDArray[np.float64]
-    tree: npt.NDArray[Any]
-    places: Places
-
-
-def room_for(nodes: int) -> Room:
-    """An empty tree for drafts of so many nodes."""
-    numbers = np.zeros(nodes, np.int64), np.zeros(nodes, np.int64), np.zeros(nodes), np.zeros(nodes)
-    tree = np.zeros(nodes + 1, NODE)
-    return Room(*numbers, tree, places((*numbers, tree)))
-
-
 @compiled
-def _width(k):
+def width(k):
     """Of a row with so many successors."""
     return -(-(FIRST + k) // NUMBERS) * NUMBERS
 
 
-def _lines(rows: int, width: int) -> npt.NDArray[np.int32]:
-    """An array that begins with a line."""
-    whole = np.empty(rows * width + NUMBERS, np.int32)
-    first = -whole.ctypes.data % LINE // whole.itemsize
-    return whole[first : first + rows * width].reshape(rows, width)
-
-
-class Rows:
-    """The rows of one namespace: V of tokens, then P of pairs (hashed; a newer pair takes an older one's row)."""
-
-    def __init__(self, vocab_size: int, pairs: int, k: int) -> None:
-        self._vocab_size, self._k = vocab_size, k
-        self._rows = _lines(vocab_size + pairs, _width(k))
-        self._rows[:] = UNSEEN
-        self._rows[:, KIND], self._rows[:, LESSON] = READ, NO_LESSON
-        self._successors = self._rows[:, FIRST : FIRST + k]
-        self._said = np.empty(0, np.int32)
-        self._rates: npt.NDArray[Any] | None = None
-
-    def _at(self, rates: npt.NDArray[Any], said: Sequence[int] = ()) -> Places:
-        """Where rows, rates and what is said lie."""
-        if rates is not self._rates or len(said) > len(self._said):
-            self._said = np.empty(max(2 * len(said), 512), np.int32)
-            self._rates, self._room = rates, items(self._said)
-            self._places = places((self._rows, rates, self._said))
-        if said:
-            self._room[: len(said)] = array("i", said)
-        return self._places
-
-    def read(self, text: Sequence[int], new: int) -> None:
-        """Each of the last `new` tokens of a text becomes the first successor of the token, and of the pair, before it."""
-        _read(self._rows, self._vocab_size, self._k, np.array(text, np.int32), new)
-
-    def learn(self, rates: npt.NDArray[Any], text: Sequence[int]) -> None:
-        """Count of which rank each token of a text was in the row of the two before it."""
-        _learn_at(self._at(rates, text), self._vocab_size, self._k, len(text))
-
-    def write(
-        self,
-        rates: npt.NDArray[Any],
-        before: int,
-        root: int,
-        draft: Draft,
-        path: Sequence[int],
-        top_ids: npt.NDArray[Any],
-    ) -> None:
-        """`[1 + N, k]`: what the target holds likeliest after the root, which stands after `before`, and after each node. path: those
-        that were accepted."""
-        self.take_in(rates, (before, root), draft, path, top_ids)
-
-    def take_in(
-        self,
-        rates: npt.NDArray[Any],
-        text: Sequence[int],
-        draft: Draft,
-        path: Sequence[int],
-        top_ids: npt.NDArray[Any],
-    ) -> None:
-        """`learn`, then `write`, for a step in which the first two tokens of a text were `before` and `root`."""
-        count, emitted, accepted = len(draft.tokens), len(text), len(path)
-        likeliest = np.ascontiguousarray(top_ids, np.int64)
-        if likeliest.shape != (1 + count, self._k):
-            raise ValueError(f"likeliest tokens are {likeliest.shape}, and should be {(1 + count, self._k)}")
-        at = self._at(rates, (*text, text[0], text[1], *draft.tokens, *draft.parents, *path))
-        _take_in_at(at, self._vocab_size, self._k, emitted, count, accepted, likeliest)
-
-    def grow(self, rates: npt.NDArray[Any], into: Room, before: int, root: int, depth: int, least: float = 0.0) -> int:
-        """The likeliest nodes after a root that stands after another token, none deeper than `depth` and none whose path is less
-        probable than `least`; and how many tokens, later, feeding each is expected to bring. They stand in `into`, which is
-        overwritten; returns how many there are."""
-        at, vocab_size, k = self._at(rates), self._vocab_size, self._k
-        size: int = _grow_at(at, into.places, vocab_size, k, before, root, depth, least)
-        return size
-
-
 @compiled
 def _rows_at(at, k):
-    return carray(pointer(at[0, 0]), (at[0, 1], _width(k)), np.int32)
+    return carray(pointer(at[0, 0]), (at[0, 1], width(k)), np.int32)
 
 
 @compiled
@@ -175,26 +77,26 @@ def _rates_at(at, k):
 
 
 @compiled
-def _learn_at(at, vocab_size, k, count):
+def learn_at(at, vocab_size, k, count):
     said = carray(pointer(at[2, 0]), (at[2, 1],), np.int32)
-    _learn(_rows_at(at, k), vocab_size, _rates_at(at, k), said[:count])
+    learn(_rows_at(at, k), vocab_size, _rates_at(at, k), said[:count])
 
 
 @compiled
-def _take_in_at(at, vocab_size, k, emitted, count, accepted, likeliest):
+def take_in_at(at, vocab_size, k, emitted, count, accepted, likeliest):
     """What was said stands at `at`: the text; the token before the root, the root and the nodes; their parents; who was accepted."""
     said = carray(pointer(at[2, 0]), (at[2, 1],), np.int32)
     rows, rates = _rows_at(at, k), _rates_at(at, k)
     nodes = emitted + 2 + count
-    _learn(rows, vocab_size, rates, said[:emitted])
+    learn(rows, vocab_size, rates, said[:emitted])
     path = said[nodes + count : nodes + count + accepted]
-    _write(rows, vocab_size, rates, said[emitted:nodes], said[nodes : nodes + count], likeliest, path)
+    write(rows, vocab_size, rates, said[emitted:nodes], said[nodes : nodes + count], likeliest, path)
 
 
 @compiled
-def _grow_at(at, into, vocab_size, k, before, root, depth, least):
+def grow_at(at, into, vocab_size, k, before, root, depth, least):
     most = into[0, 1]
-    return _grow(
+    return grow(
         _rows_at(at, k),
         vocab_size,
         _rates_at(at, k),
@@ -239,7 +141,7 @@ def _find(rows, vocab_size, before, token):
 
 
 @compiled
-def _read(rows, vocab_size, k, text, new):
+def read(rows, vocab_size, k, text, new):
     for place in range(len(text)):
         _check(vocab_size, text[place])
     for place in range(max(len(text) - new, 1), len(text)):
@@ -267,7 +169,7 @@ def _lead(rows, k, row, token):
 
 
 @compiled
-def _learn(rows, vocab_size, rates, text):
+def learn(rows, vocab_size, rates, text):
     for place in range(len(text)):
         _check(vocab_size, text[place])
     k = rates.shape[1] - 1
@@ -297,7 +199,7 @@ def _lesson(rows, vocab_size, row, kind):
 
 
 @compiled
-def _write(rows, vocab_size, rates, fed, parents, likeliest, path):
+def write(rows, vocab_size, rates, fed, parents, likeliest, path):
     """All kinds are found before any row is written: a token fed twice is compared with what was known before the step, and its
     last row stays.
 
@@ -352,7 +254,7 @@ def _put(rows, vocab_size, row, kind, likeliest, i):
 
 
 @compiled
-def _grow(rows, vocab_size, rates, tree, before, root, room, least, tokens, parents, chances, lessons):
+def grow(rows, vocab_size, rates, tree, before, root, room, least, tokens, parents, chances, lessons):
     """Fill the tree: the next node is always the one likeliest to be on the accepted path. Returns how many nodes."""
     _check(vocab_size, before)
     _check(vocab_size, root)
@@ -415,13 +317,3 @@ def _offer(rows, ranks, scores, tree, queue, pushed, parent, first):
             heappush(queue, (-family.value * scores[family.kind, place], pushed, parent, place))
             return pushed + 1
     return pushed
-
-
-@cache
-def warm_up() -> None:
-    """Load the compiled code, or compile it (once after installation): here, and not inside a timed step."""
-    rows, rates = Rows(2, 1, 1), untaught(1)
-    rows.read([0, 1], 1)
-    rows.learn(rates, [0, 1, 0])
-    rows.write(rates, 0, 1, Draft((0,), (ROOT,)), (), np.zeros((2, 1), np.int64))
-    rows.grow(rates, room_for(1), 0, 1, 1, 0.0)

@@ -65,9 +65,6 @@ class Batch:
             self.places[2] = places((seconds,))[0]
 
 
-NOWHERE = Batch(0)
-
-
 class Claims:
     """The tree, of at most `room` nodes; `most` of one draft. priced: where the prices of those lie who are asked (`views.Priced`).
 
@@ -81,7 +78,6 @@ class Claims:
 
     def __init__(self, records: Records, room: int, most: int | None = None, priced: Places | None = None) -> None:
         self._records, self._most, self._room = records, most, room
-        self._own_prices = unpriced(MOST) if priced is None else None
         row = [np.empty(room, np.int64) for _ in range(5)]
         mine = self._mine = Mine(
             np.empty((room + 1, 6), np.int64), np.empty((room + 1, mixing.COLUMNS)), row[0], row[1],
@@ -89,8 +85,9 @@ class Claims:
             records.brought.copy(), np.zeros(MOST), np.empty(room + 1, np.int64), row[2], row[3], row[4], np.empty(room),
             np.zeros(CHOSEN + 1, np.int64), np.zeros(WORTH + 1),
         )  # fmt: skip
-        priced = places(self._own_prices) if self._own_prices is not None else priced
-        assert priced is not None
+        if priced is None:
+            self._own_prices = unpriced(MOST)  # held
+            priced = places(self._own_prices)
         self._at = np.concatenate([records.places, places(mine), priced, np.zeros((1, 2), np.int64)])
         self._more: Floats | None = None
         self._given: Sequence[Ints | Floats] = ()
@@ -193,13 +190,7 @@ class Claims:
         return Draft.trusted(tokens, parents, tuple(self._values[:nodes]), sources=sources, held_back=held_back)
 
     def learn(
-        self,
-        emitted: Sequence[int],
-        fed: int = 0,
-        wide: Places | None = None,
-        seems: float = SEEMS,
-        *,
-        fresh: bool = False,
+        self, emitted: Sequence[int], wide: Places, fed: int = 0, seems: float = SEEMS, *, fresh: bool = False
     ) -> int:
         """What the target said; returns how deep the tree was right.
 
@@ -212,19 +203,11 @@ class Claims:
         said, count = self._emitted, min(len(emitted), self._room + 1)  # no tree is deeper
         for place in range(count):
             said[place] = emitted[place]
-        wide = NOWHERE.places if wide is None else wide
         return calls.settle(  # type: ignore[no-any-return]
             self._at, wide, self.size, self.asked, min(fed, self.size), count, seems, fresh
         )
 
-    def chance(self, member: int, score: float, depth: int) -> float:
-        """What a member's score has meant where nobody else claimed the same."""
-        return self.chances(member, score, depth)[0]
-
-    def rate(self, member: int) -> float:
-        """How often a node of a member was right where its parent was."""
-        return self.chances(member, 0.5, 1)[1]
-
     def chances(self, member: int, score: float, depth: int) -> tuple[float, float]:
-        """Both."""
+        """What a member's score has meant where nobody else claimed the same; and how often a node of the member was right where its
+        parent was."""
         return calls.chance(self._at, member, score, depth)  # type: ignore[no-any-return]

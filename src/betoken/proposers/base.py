@@ -133,17 +133,16 @@ NO_LESSONS: npt.NDArray[np.float64] = np.zeros(0)
 
 
 class Grown(NamedTuple):
-    """A draft as arrays, of which the first `size` places count: tokens, parents, scores; and how many tokens, in later steps, are
-    expected of having fed each node, none of a method that learns nothing from what the target says after it.
+    """A draft as arrays, of which the first `size` places count.
 
-    places: where these four lie (`addresses.places`)
+    places: where these three lie (`addresses.places`), and behind them how many tokens, in later steps, are expected of having fed each
+            node; of a method that learns nothing from what the target says after it an array of none
     """
 
     size: int
     tokens: npt.NDArray[np.int64]
     parents: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float64]
-    lessons: npt.NDArray[np.float64]
     places: npt.NDArray[np.int64]
 
 

@@ -70,7 +70,7 @@ class ReadingProposer(BaseProposer):
         """What `propose` drafts where there is room, as arrays; see `base.Grows`."""
         tree = self._reader.tree
         size = self._reader.grow(seq.seq_id, seq.tokens, seq.prompt_length, seq.room, least)
-        return Grown(size, tree.token, tree.parent, tree.score, NO_LESSONS, self._drafted)
+        return Grown(size, tree.token, tree.parent, tree.score, self._drafted)
 
     def end(self, seq_id: int) -> None:
         seq = self._seqs.pop(seq_id)

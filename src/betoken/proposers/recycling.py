@@ -25,7 +25,7 @@ from betoken.proposers.base import (
 )
 
 if TYPE_CHECKING:
-    from betoken.memory.successors import Rows
+    from betoken.memory.recycled import Rows
 
 NAMESPACES = 8
 LIMITS = {"nodes": (1, 4096), "k": (1, 64), "pairs": (0, 2**24)}
@@ -38,7 +38,8 @@ class Recycling(BaseProposer):
     k:     how many successors a row keeps
     pairs: how many rows of pairs there are; 0: none, as in the paper
 
-    Rows are kept across requests, `4 * (k + 5) * (V + pairs)` bytes (the first product rounded up to a multiple of 64) a namespace, of the `NAMESPACES` that were used last.
+    Rows are kept across requests, `4 * (k + 5)` bytes each, rounded up to a multiple of 64, and `V + pairs` of them a namespace, of the
+    `NAMESPACES` that were used last.
     Raises ParameterError.
     """
 
@@ -50,14 +51,14 @@ class Recycling(BaseProposer):
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ParameterError(name, value, f"a whole number from {low} to {high}")
         # Here and not above: the compiler behind it takes half a second to import.
-        from betoken.memory import successors
+        from betoken.memory import recycled, successors
 
-        successors.warm_up()
+        recycled.warm_up()
         self._k = min(k, vocab_size)
         self.needs = Needs(top_ids=self._k)
-        self._new_rows = partial(successors.Rows, vocab_size, pairs, self._k)
+        self._new_rows = partial(recycled.Rows, vocab_size, pairs, self._k)
         self._new_rates = partial(successors.untaught, self._k)
-        self._tree, self._rates = successors.room_for(nodes), self._new_rates()
+        self._tree, self._rates = recycled.room_for(nodes), self._new_rates()
         self._drafted = self._tree.places[:4]
         self._memories: OrderedDict[str, Rows] = OrderedDict()
         self._used: dict[int, Rows] = {}
@@ -91,7 +92,7 @@ class Recycling(BaseProposer):
         before, root = seq.tokens[-2:][0], seq.tokens[-1]
         tree = self._tree
         size = self._used[seq.seq_id].grow(self._rates, tree, before, root, seq.room, least)
-        return Grown(size, tree.tokens, tree.parents, tree.scores, tree.lessons, self._drafted)
+        return Grown(size, tree.tokens, tree.parents, tree.scores, self._drafted)
 
     def observe(self, ctx: ObserveContext) -> None:
         """Rates first: they are about the rows that were drafted from. Of one sequence both at once."""
@@ -101,8 +102,11 @@ class Recycling(BaseProposer):
                 self._used[seq.seq_id].learn(self._rates, seq.tokens[-2 - len(verdict.tokens) :])
         for seq, draft, verdict, top_ids in zip(ctx.seqs, ctx.drafts, ctx.verdicts, ctx.top_ids, strict=True):
             first = len(seq.tokens) - len(verdict.tokens)
-            text = seq.tokens[first - 2 :] if alone else seq.tokens[first - 2 : first]
-            self._used[seq.seq_id].take_in(self._rates, text, draft, verdict.path, top_ids)
+            rows, said = self._used[seq.seq_id], (draft, verdict.path, top_ids)
+            if alone:
+                rows.take_in(self._rates, seq.tokens[first - 2 :], *said)
+            else:
+                rows.write(self._rates, seq.tokens[first - 2], seq.tokens[first - 1], *said)
             self._read[seq.seq_id] += len(verdict.tokens)
 
     def forget(self) -> None:

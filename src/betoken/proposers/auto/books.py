@@ -1,6 +1,8 @@
 """What was decided and what came of it, written down for whoever asks why."""
 
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from betoken.policy.ledger import Ledger, Note
@@ -37,7 +39,7 @@ class Books:
     """The ledger, and who writes it."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._open: list[Kept] = []
+        self._open: deque[Kept] = deque()
         self._nobody, self._late = (0,) * len(names), Late()
         self.ledger = Ledger(names)
 
@@ -53,9 +55,9 @@ class Books:
         self._ledger, self.accounts = ledger, ledger.accounts
 
     def _write_up(self) -> None:
-        kept, self._open = self._open, []
-        for one in kept:
-            self._write(*one)
+        with suppress(IndexError):  # whoever asks from another thread writes, too: each step is taken by one of them
+            while True:
+                self._write(*self._open.popleft())
 
     def rested(self, step: Step, rows: int, plain: float, measured: float) -> None:
         """A step of so many rows went by, `plain` seconds by the curve."""

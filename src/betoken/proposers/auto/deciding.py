@@ -38,7 +38,7 @@ from betoken.proposers.auto.step import Step, begins
 from betoken.proposers.auto.together import Together
 from betoken.proposers.base import BaseProposer, Needs, ObserveContext, ProposeContext, Proposer, SeqView
 
-# Of the time that passes, this share may go to asking drafters that do not seem to pay.
+# Of the time that passes, this share may be lost by asking drafters that do not seem to pay.
 EXPLORE = 0.005
 # Deciding and observing take longer the more members were asked: what each is charged of what they take a step, and of a plain pass at
 # most, for clocks go wrong.
@@ -70,7 +70,7 @@ class Auto(BaseProposer):
 
     curve:   what forward passes take; unknown at first where none is given, and learnt
     nodes:   of a draft, at most
-    explore: the share of time that asking drafters which do not seem to pay may take
+    explore: the share of time that asking drafters which do not seem to pay may be expected to lose
     branching: whether the target takes trees; if not, of each draft its first chain
     experts: how many the target's mixture has; then the log says, once, and every draft, when they are why it is short
     Raises ParameterError.
@@ -326,7 +326,7 @@ class Auto(BaseProposer):
         turn = self._exploring.turn
         if turn < NEW or turn % SELDOM == 0 or step.forgotten:
             self._curve.learn(step.rows, width, step.context, ctx.seconds)
-        # What was asked is observed while it is decided.
+        # What deciding takes has what members take to observe in it.
         whole, plain = step.seconds + self._costs.around + self._prices.deciding, self._costs.plain
         self._pace.learn(emitted / max(len(pairs), 1), whole / plain if plain > 0 else 1.0)
         self._exploring.earn(whole)
@@ -345,7 +345,7 @@ class Auto(BaseProposer):
             # Where nodes amid it were not fed the rest has other numbers.
             fed = len(draft) if draft is row.draft or begins(row.draft, draft) else 0
             if row.claims.asked:
-                row.right = row.claims.learn(verdict.tokens, fed, batch, seems, fresh=fresh)
+                row.right = row.claims.learn(verdict.tokens, batch, fed, seems, fresh=fresh)
                 fresh = False
             row.claims.step += 1
         self._together.learn(pairs, lengths)

@@ -52,7 +52,7 @@ class Levels:
     def __call__(self, frontier: Sequence[tuple[int, Sequence[float]]]) -> list[bool]:
         """frontier: for each sequence that may go on its id and the scores down to its likeliest last node."""
         now = self._clock()
-        if self._level:
+        if self._count:  # who asks again though nobody was to go on took no time for it
             self._known.note(self._level, (now - self._last) / self._pace / self._count)
         cost = self._rate * self._known.price
         # Whoever was asked is asked for one level at least: that this pays was decided before.

@@ -11,8 +11,7 @@ FIRST, WAIT = 12, 3 * 12
 
 
 class Prices:
-    """Seconds are those of one row, at the machine's usual pace. The place behind the last member is that of steps
-    themselves.
+    """Seconds are those of one row, at the machine's usual pace. The place behind the last member is that of steps themselves.
 
     values: `pays.no_prices`; places: where compiled code finds what is known (`policy.views.Priced`)
     """
@@ -77,7 +76,7 @@ class Prices:
 
     @property
     def deciding(self) -> float:
-        """Seconds of deciding and observing, a step, without the members."""
+        """Seconds of deciding and observing, a step, without asking the members."""
         return self.middle(pays.ASKING, self._members - 1)
 
     @property

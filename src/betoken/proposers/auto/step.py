@@ -24,10 +24,8 @@ class Step:
     least: float = 0.0  # no node less likely need be drafted
     pace: float = 1.0  # how slow the machine is
     now: float = 0.0  # when the clock was looked at last
-    left: float | None = None  # when nothing more was to be done for it; None: unknown, or others came and went since
-    around: float = (
-        0.0  # measured: from the end of the step before, and from the draft to what came of it, without the pass
-    )
+    left: float | None = None  # when the policy had last done its part; None: unknown, or somebody is new since
+    around: float = 0.0  # measured: what was done since the step before, but for the pass, drafting and deciding
 
 
 def begins(whole: Draft, fed: Draft) -> bool:
