@@ -247,12 +247,13 @@ def test_alone_it_is_chosen_as_in_a_batch_of_one(
     claims, batch = both[0], Batch(11)
     batch.takes(1 + 0.1 * np.arange(12))
     most = min(most, claims.size)
-    claims.gain(batch.places, own, fresh=True)
-    expected = widest_of(batch.places, 1.0, asking, rate, 0.5, most)
-    draft = claims.best(min(expected[0], own))
     batch.gained[:] = 7.0
-    assert claims.choose(batch.places, own, 1.0, asking, rate, 0.5, most) == expected
-    assert claims.picked(min(expected[0], own)) == draft
+    claims._mine.tokens[:] = -1  # nothing was picked before
+    chosen = claims.choose(batch.places, own, 1.0, asking, rate, 0.5, most)
+    draft = claims.picked(min(chosen[0], own))
+    claims.gain(batch.places, own, fresh=True)
+    assert widest_of(batch.places, 1.0, asking, rate, 0.5, most) == chosen
+    assert claims.best(min(chosen[0], own)) == draft
 
 
 def test_credit_goes_to_whoever_was_asked_first() -> None:
