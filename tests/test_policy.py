@@ -96,8 +96,8 @@ class Plainly:
         weights = self.records.mixer[self.constellation(path), :, 0]
         odds = weights[MOST + depth] + self.records.after[self.before, min(who), depth, 0]
         for member, score in who.items():
-            meant = self.records.meant[member, round(score) + compiled.BINS // 2, compiled.SHIFT]
-            odds += weights[member] * (score + meant)
+            whole = np.arange(compiled.BINS) - compiled.BINS // 2
+            odds += weights[member] * (score + np.interp(score, whole, self.records.meant[member, :, compiled.SHIFT]))
         return chance(odds + self.own[min(who), min(depth, OWN_DEPTHS - 1), 0])
 
     def reach(self) -> dict[Path, float]:
@@ -324,6 +324,23 @@ def trained(claims: Claims, share: float, trials: int, score: float = 0.5, seed:
         claims.clear()
         claims.add(0, chain([1], [score]), COSTLESS)
         claims.learn([1 if dice.random() < share else 2, 3], NOBODY.places)
+
+
+def test_a_score_counts_for_its_neighbours_and_so_scores_keep_their_order() -> None:
+    """One between two whole log-odds is a trial of both, as near as it is; what it means lies on the line between theirs."""
+    records = Records()
+    claims = Claims(records, 10)
+    score = chance(0.75)
+    trained(claims, 0.3, 1, score)
+    trials = records.meant[0, :, compiled.TRIALS]
+    assert {place - compiled.BINS // 2: trials[place] for place in np.flatnonzero(trials)} == pytest.approx(
+        {0: 0.25, 1: 0.75}
+    )
+    trained(claims, 0.3, 200, score)
+    near = [claims.chances(0, chance(odds), 1)[0] for odds in (0.499, 0.501, 0.7, 0.999, 1.001)]
+    assert near == sorted(near)
+    assert near[1] - near[0] < 0.001
+    assert near[4] - near[3] < 0.001
 
 
 @pytest.mark.parametrize("score", [0.5, 0.9, 0.1, math.nan, 1.0, 0.0])

@@ -23,8 +23,8 @@ TOKEN, PARENT, DEPTH, CHILD, SIBLING, CLAIMED = range(6)
 # parent by what all requests have shown, the same with what this one has shown, that of the whole path, and what feeding it teaches.
 SCORE, SHARED, VALUE, REACH, LESSON = MOST, 2 * MOST, 2 * MOST + 1, 2 * MOST + 2, 2 * MOST + 3
 COLUMNS = LESSON + 1
-# What scores have meant: `[member, whole log-odds, (trials, hits, sum of scores, shift)]`. A score is believed as if it had been seen
-# right so often; trials fade.
+# What scores have meant: `[member, whole log-odds, (trials, hits, sum of scores, shift)]`; between them, along straight lines. A score is
+# believed as if it had been seen right so often; trials fade.
 BINS, BELIEF, FADE = 15, 12.0, 0.998
 TRIALS, HITS, CLAIM, SHIFT = range(4)
 # A mixer: `[constellation, (weights, constants), (value, how often taught)]`; behind the constellations how often each member's nodes
@@ -39,7 +39,7 @@ OWN_DEPTHS = 4
 # Steps shrink like an average's until they are this small; a Newton step of a constant would be some four times the gradient.
 SMALLEST, FIRST = 0.004, 12.0
 WEIGHT_SMALLEST, WEIGHT_FIRST = 0.005, 40.0
-OWN_SMALLEST, OWN_FIRST, OWN_FADE = (0.03, 0.05, 0.15, 0.3), 8.0, 0.985
+OWN_SMALLEST, OWN_FIRST, OWN_FADE = (0.01, 0.01, 0.04, 0.08), 8.0, 0.985
 NEWTON = 4.0
 # Several claims agree: their log-odds are averaged, and somewhat more is believed than that.
 AGREED = 0.5
@@ -70,15 +70,34 @@ def _chance(log_odds):
 
 
 @compiled
-def _bin(log_odds):
-    return int(round(log_odds)) + BINS // 2  # noqa: RUF046 - compiled, round gives a float
+def _between(log_odds):
+    """The whole log-odds below, as a place in `meant`, and how far from there to the next."""
+    low = min(int(log_odds + BINS // 2), BINS - 2)
+    return low, log_odds + BINS // 2 - low
 
 
 @compiled
-def _count_score(record, score, hit):
-    record[TRIALS] = record[TRIALS] * FADE + 1
-    record[HITS] = record[HITS] * FADE + hit
-    record[CLAIM] = record[CLAIM] * FADE + _chance(score)
+def _meant(meant, log_odds):
+    """What a score has meant: between whole log-odds along a straight line, for of two scores the higher one is to stay it."""
+    low, part = _between(log_odds)
+    return log_odds + (1 - part) * meant[low, SHIFT] + part * meant[low + 1, SHIFT]
+
+
+@compiled
+def _count_score(meant, score, hit):
+    low, part = _between(score)
+    _count_at(meant[low], score, hit, 1 - part)
+    _count_at(meant[low + 1], score, hit, part)
+
+
+@compiled
+def _count_at(record, score, hit, share):
+    if share <= 0.0:
+        return
+    left = 1 - (1 - FADE) * share
+    record[TRIALS] = record[TRIALS] * left + share
+    record[HITS] = record[HITS] * left + share * hit
+    record[CLAIM] = record[CLAIM] * left + share * _chance(score)
     claim = record[CLAIM] / record[TRIALS]
     record[SHIFT] = _log_odds((record[HITS] + BELIEF * claim) / (record[TRIALS] + BELIEF)) - _log_odds(claim)
 
@@ -158,7 +177,7 @@ def lay(ints, floats, size, member, tokens, parents, scores, lessons, meant):
         if len(lessons) > 0:
             floats[node, LESSON] += lessons[i]
         score = _log_odds(scores[i])
-        floats[node, SCORE + member], floats[node, member] = score, score + meant[member, _bin(score), SHIFT]
+        floats[node, SCORE + member], floats[node, member] = score, _meant(meant[member], score)
     return size
 
 
@@ -211,7 +230,7 @@ def learn(ints, floats, size, asked, meant, mixer, after, before, own, emitted):
             for member in range(MOST):
                 if claimed >> member & 1:
                     score = floats[node, SCORE + member]
-                    _count_score(meant[member, _bin(score)], score, hit)
+                    _count_score(meant[member], score, hit)
                     _count(mixer[CONSTELLATIONS + member, 0], hit)
                     _count(own[member, OWN_DEPTHS], hit)
             node = ints[node, SIBLING]
@@ -256,11 +275,7 @@ def rate(shared, own):
 def chance(meant, mixer, after, own, member, score, depth):
     """What a member's score has meant where nobody else claimed the same."""
     depth, score = _depth(depth), _log_odds(score)
-    shared = (
-        mixer[MOST + depth, 0]
-        + after[member, depth, 0]
-        + mixer[member, 0] * (score + meant[member, _bin(score), SHIFT])
-    )
+    shared = mixer[MOST + depth, 0] + after[member, depth, 0] + mixer[member, 0] * _meant(meant[member], score)
     return _chance(shared + own[member, min(depth, OWN_DEPTHS - 1), 0])
 
 
