@@ -326,7 +326,7 @@ def trained(claims: Claims, share: float, trials: int, score: float = 0.5, seed:
         claims.learn([1 if dice.random() < share else 2, 3], NOBODY.places)
 
 
-def test_a_score_counts_for_its_neighbours_and_so_scores_keep_their_order() -> None:
+def test_a_score_counts_for_its_neighbours_so_that_what_scores_mean_has_no_steps() -> None:
     """One between two whole log-odds is a trial of both, as near as it is; what it means lies on the line between theirs."""
     records = Records()
     claims = Claims(records, 10)

@@ -16,6 +16,7 @@ from betoken.memory.recycled import Rows, room_for
 from betoken.memory.successors import (
     BELIEF,
     FADE,
+    FIRST,
     FLOOR,
     KINDS,
     LESSON_FADE,
@@ -41,6 +42,10 @@ from betoken.targets.toy import ToyTarget, markov
 from betoken.verify import Verdict
 
 BATCHES = st.lists(expecting(), min_size=1, max_size=3)
+
+
+def successors_of(proposer: Recycling) -> Any:
+    return proposer._used[0]._rows[:, FIRST : FIRST + proposer._k]
 
 
 def drafted(proposer: Recycling, seq: SeqView) -> Draft:
@@ -340,8 +345,8 @@ def test_forgetting_reaches_sequences_that_are_underway() -> None:
     for _ in range(10):
         engine.step()
     proposer = engine.proposer
-    before = proposer._used[0]._successors.copy()
+    before = successors_of(proposer).copy()
     proposer.forget()
-    assert (before >= 0).any() and (proposer._used[0]._successors == -1).all()
+    assert (before >= 0).any() and (successors_of(proposer) == -1).all()
     engine.run(lambda _: None)
     assert not proposer._used and not proposer._namespaces

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from betoken.addresses import Places, items, places
 from betoken.draft import Draft
 from betoken.memory.successors import (
-    FIRST,
     KIND,
     LESSON,
     LINE,
@@ -64,7 +63,6 @@ class Rows:
         self._rows = _lines(vocab_size + pairs, width(k))
         self._rows[:] = UNSEEN
         self._rows[:, KIND], self._rows[:, LESSON] = READ, NO_LESSON
-        self._successors = self._rows[:, FIRST : FIRST + k]
         self._said = np.empty(0, np.int32)
         self._rates: npt.NDArray[Any] | None = None
 

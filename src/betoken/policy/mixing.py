@@ -78,7 +78,7 @@ def _between(log_odds):
 
 @compiled
 def _meant(meant, log_odds):
-    """What a score has meant: between whole log-odds along a straight line, for of two scores the higher one is to stay it."""
+    """What a score has meant: between whole log-odds along a straight line. Steps would change the order of nodes whose scores hardly differ."""
     low, part = _between(log_odds)
     return log_odds + (1 - part) * meant[low, SHIFT] + part * meant[low + 1, SHIFT]
 
