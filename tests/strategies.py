@@ -295,10 +295,11 @@ def check_identity(proposer: Any, nodes: int, batch: Sequence[Request], table: i
         assert [result.said for result in decode(fresh, Watched(proposer, nodes), target=target, **options)] == alone
 
 
-def view(tokens: Sequence[int], **fields: Any) -> SeqView:
+def view(tokens: Sequence[int], params: SamplingParams | None = None, seed: int = 0, **fields: Any) -> SeqView:
     """A sequence as a proposer sees it."""
+    sampler = Sampler(params or SamplingParams(), seed=seed, vocab_size=VOCAB)
     given = {"seq_id": 0, "prompt_length": 1, "room": 100, **fields}
-    return SeqView(tokens=tokens, sampler=Sampler(SamplingParams(), seed=0, vocab_size=VOCAB), **given)
+    return SeqView(tokens=tokens, sampler=sampler, **given)
 
 
 def spoken(tokens: Sequence[int], vocab_size: int) -> ToyTarget:

@@ -251,7 +251,8 @@ class Watching(Scripted):
     needs = Needs(top_ids=2)
 
     def observe(self, ctx: ObserveContext) -> None:
-        for seq, draft, verdict, top_ids in zip(ctx.seqs, ctx.drafts, ctx.verdicts, ctx.top_ids, strict=True):
+        top = zip(ctx.top_ids, ctx.top_logits, strict=True)
+        for seq, draft, verdict, (top_ids, top_logits) in zip(ctx.seqs, ctx.drafts, ctx.verdicts, top, strict=True):
             assert tuple(seq.tokens[-len(verdict.tokens) :]) == verdict.tokens
             assert draft.is_path(verdict.path)
             assert len(draft) <= 3
@@ -260,6 +261,7 @@ class Watching(Scripted):
                 path = [draft.tokens[step] for step in draft.path_to(node)]
                 logits = markov(VOCAB)([*before, *path])
                 assert top_ids[node + 1].tolist() == np.argsort(-logits, kind="stable")[:2].tolist()
+                assert top_logits[node + 1].tolist() == logits[top_ids[node + 1]].tolist()
 
 
 def test_a_proposer_sees_what_was_fed() -> None:

@@ -85,7 +85,7 @@ class Reader(Scripted):
 
     def observe(self, ctx: ObserveContext) -> None:
         seq, draft, top_ids = ctx.seqs[0], ctx.drafts[0], ctx.top_ids[0]
-        assert top_ids.shape == (1 + len(draft), self.needs.top_ids)
+        assert top_ids.shape == ctx.top_logits[0].shape == (1 + len(draft), self.needs.top_ids)
         before = seq.tokens[: len(seq.tokens) - len(ctx.verdicts[0].tokens)]
         best = np.argsort(-markov(VOCAB)(before), kind="stable")
         assert top_ids[0].tolist() == best[: self.needs.top_ids].tolist()

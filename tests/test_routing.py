@@ -39,6 +39,7 @@ class Reader(BaseProposer):
             if k
             else not ctx.top_ids
         )
+        assert [one.shape for one in ctx.top_logits] == [ids.shape for ids in ctx.top_ids]
         assert [draft.tokens for draft in ctx.drafts] and len(ctx.verdicts) == len(ctx.seqs)
 
     def end(self, seq_id: int) -> None:

@@ -80,6 +80,9 @@ def test_scores_of_several_passes_are_those_of_one(name: str, monkeypatch: pytes
             scores.logits(index, node) for index, feed in enumerate(feeds) for node in range(-1, len(feed.draft))
         ]
         assert [len(scores.top_ids(index, 3)) for index in range(4)] == [4, 1, 2, 3]
+        for index, feed in enumerate(feeds):
+            logits = np.stack([scores.logits(index, node) for node in range(-1, len(feed.draft))])
+            assert (scores.top_logits(index, 3) == np.take_along_axis(logits, scores.top_ids(index, 3), 1)).all()
         for feed in feeds:
             target.commit(feed.row, ())
         again = target.score([Feed(4, (3,)), Feed(1, (2,))])  # another order than the rows'

@@ -324,6 +324,7 @@ class Engine(Prefill):
             [verdicts[place] for place in shown],
             TopIds(lambda index: scores.top_ids(shown[index], k), len(shown)) if k else (),
             seconds,
+            top_logits=TopIds(lambda index: scores.top_logits(shown[index], k), len(shown)) if k else (),
         )
         self.proposer.observe(seen)
 

@@ -6,8 +6,8 @@ order.
 """
 
 from collections import OrderedDict
-from functools import lru_cache
-from typing import Final
+from functools import cached_property, lru_cache
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,10 +33,27 @@ def mix(x: int) -> int:
     return x ^ (x >> 31)
 
 
+class Draw(NamedTuple):
+    """Which draw a token comes of, for who guesses what it will be: `NoiseSource.base` and the position. temperature: 0 where the
+    likeliest is taken, without noise."""
+
+    temperature: float
+    base: np.uint64
+    position: int
+
+
+LIKELIEST: Final = Draw(0.0, np.uint64(0), 0)
+
+
+def base(seed: int, sample: int) -> int:
+    """What the keys of all draws of one request begin with."""
+    return mix((mix((seed + GOLDEN) & MASK) + (sample + 1) * GOLDEN) & MASK)
+
+
 def key(seed: int, sample: int, position: int, stream: int = EMIT) -> int:
     """The 64-bit key of one draw."""
-    state = mix((seed + GOLDEN) & MASK)
-    for word in (sample, position, stream):
+    state = base(seed, sample)
+    for word in (position, stream):
         state = mix((state + (word + 1) * GOLDEN) & MASK)
     return state
 
@@ -84,6 +101,10 @@ class NoiseSource:
         self.seed, self.sample, self.vocab_size = seed, sample, vocab_size
         self._keep = keep
         self._rows: OrderedDict[int, Noise] = OrderedDict()
+
+    @cached_property
+    def base(self) -> np.uint64:
+        return np.uint64(base(self.seed, self.sample))
 
     def at(self, position: int) -> Noise:
         """`[V]` Gumbel noise at an output position (0 is the first emitted token). Read only."""

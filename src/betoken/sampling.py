@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from betoken.errors import ParameterError
 from betoken.grammar import Grammar
-from betoken.noise import DRAFT, REPLACE, STREAMS, NoiseSource, gumbel
+from betoken.noise import DRAFT, LIKELIEST, REPLACE, STREAMS, Draw, NoiseSource, gumbel
 from betoken.params import SamplingParams
 
 Logits = npt.NDArray[Any]
@@ -94,6 +94,12 @@ class Sampler:
             self._matcher.push(token)
         if self._penalised:
             self._counts[token] += 1
+
+    def draw_at(self, position: int) -> Draw:
+        """Which draw the token at an output position comes of, for who guesses it."""
+        if self.params.greedy:
+            return LIKELIEST
+        return Draw(self.params.temperature, self.noise.base, position)
 
     def choose(self, logits_V: Logits) -> int | None:
         """The token at the next position; notes its log-probability where the request wants them. None where the masks

@@ -27,6 +27,7 @@ from betoken.memory.successors import (
     untaught,
     width,
 )
+from betoken.noise import LIKELIEST, Draw
 
 
 class Room(NamedTuple):
@@ -63,7 +64,7 @@ class Rows:
         self._rows = _lines(vocab_size + pairs, width(k))
         self._rows[:] = UNSEEN
         self._rows[:, KIND], self._rows[:, LESSON] = READ, NO_LESSON
-        self._said = np.empty(0, np.int32)
+        self._said, self._unknown = np.empty(0, np.int32), np.empty((0, k), np.float32)
         self._rates: npt.NDArray[Any] | None = None
 
     def _at(self, rates: npt.NDArray[Any], said: Sequence[int] = ()) -> Places:
@@ -80,9 +81,9 @@ class Rows:
         """Each of the last `new` tokens of a text becomes the first successor of the token, and of the pair, before it."""
         read(self._rows, self._vocab_size, self._k, np.array(text, np.int32), new)
 
-    def learn(self, rates: npt.NDArray[Any], text: Sequence[int]) -> None:
-        """Count of which rank each token of a text was in the row of the two before it."""
-        learn_at(self._at(rates, text), self._vocab_size, self._k, len(text))
+    def learn(self, rates: npt.NDArray[Any], text: Sequence[int], draw: Draw = LIKELIEST) -> None:
+        """Count which mark each token of a text had in the row of the two before it. draw: of the third."""
+        learn_at(self._at(rates, text), self._vocab_size, self._k, len(text), *draw)
 
     def write(
         self,
@@ -92,10 +93,11 @@ class Rows:
         draft: Draft,
         path: Sequence[int],
         top_ids: npt.NDArray[Any],
+        top_logits: npt.NDArray[Any] | None = None,
     ) -> None:
-        """`[1 + N, k]`: what the target holds likeliest after the root, which stands after `before`, and after each node. path: those
-        that were accepted."""
-        self.take_in(rates, (before, root), draft, path, top_ids)
+        """`[1 + N, k]`: what the target holds likeliest after the root, which stands after `before`, and after each node, and how likely.
+        path: those that were accepted."""
+        self.take_in(rates, (before, root), draft, path, top_ids, top_logits)
 
     def take_in(
         self,
@@ -104,21 +106,34 @@ class Rows:
         draft: Draft,
         path: Sequence[int],
         top_ids: npt.NDArray[Any],
+        top_logits: npt.NDArray[Any] | None = None,
+        draw: Draw = LIKELIEST,
     ) -> None:
         """`learn`, then `write`, for a step in which the first two tokens of a text were `before` and `root`."""
         count, emitted, accepted = len(draft.tokens), len(text), len(path)
         likeliest = np.ascontiguousarray(top_ids, np.int64)
-        if likeliest.shape != (1 + count, self._k):
-            raise ValueError(f"likeliest tokens are {likeliest.shape}, and should be {(1 + count, self._k)}")
+        logits = self._unknown if top_logits is None else np.ascontiguousarray(top_logits, np.float32)
+        if likeliest.shape != (1 + count, self._k) or (len(logits) and logits.shape != likeliest.shape):
+            found = likeliest.shape if likeliest.shape != (1 + count, self._k) else logits.shape
+            raise ValueError(f"likeliest tokens are {found}, and should be {(1 + count, self._k)}")
         at = self._at(rates, (*text, text[0], text[1], *draft.tokens, *draft.parents, *path))
-        take_in_at(at, self._vocab_size, self._k, emitted, count, accepted, likeliest)
+        take_in_at(at, self._vocab_size, self._k, emitted, count, accepted, likeliest, logits, *draw)
 
-    def grow(self, rates: npt.NDArray[Any], into: Room, before: int, root: int, depth: int, least: float = 0.0) -> int:
+    def grow(
+        self,
+        rates: npt.NDArray[Any],
+        into: Room,
+        before: int,
+        root: int,
+        depth: int,
+        least: float = 0.0,
+        draw: Draw = LIKELIEST,
+    ) -> int:
         """The likeliest nodes after a root that stands after another token, none deeper than `depth` and none whose path is less
         probable than `least`; and how many tokens, later, feeding each is expected to bring. They stand in `into`, which is
         overwritten; returns how many there are."""
         at, vocab_size, k = self._at(rates), self._vocab_size, self._k
-        size: int = grow_at(at, into.places, vocab_size, k, before, root, depth, least)
+        size: int = grow_at(at, into.places, vocab_size, k, before, root, depth, least, *draw)
         return size
 
 

@@ -13,10 +13,11 @@ from numba import carray
 
 from betoken.addresses import pointer
 from betoken.compiled import compiled
+from betoken.memory.chances import ODDS, PLACES, SHARES, lag, mark
 
 ROOT, UNSEEN = -1, -1
 # The columns of a row: the pair it belongs to (of rows of pairs), its kind, what lesson it is of that has not been needed yet and what
-# was likeliest before it, its successors from FIRST on, best first.
+# was likeliest before it, its successors from FIRST on, best first; then, a byte each, how far behind the first one they were (`chances.lag`).
 BEFORE, TOKEN, KIND, LESSON, WAS, FIRST = range(6)
 # What kind of row it is tells how far to trust it. READ: known from text alone. From 1: seen in a forward pass; to STABLE: one more
 # for each time its likeliest successor was the same again. Rows of pairs are counted apart from rows of tokens.
@@ -30,8 +31,11 @@ NO_LESSON, NEW_TOKEN, NEW_PAIR, READ_PAIR = range(4)
 LESSONS = 3
 # How slowly lessons fade, what a lesson is worth before anything happened, and how many lessons that counts for.
 LESSON_FADE, LESSON_WORTH, LESSON_WEIGHT = 0.999, 0.05, 50.0
-# The hit rate of the first rank before anything happened, how many trials that is worth, how slowly trials fade, the least score.
-BELIEF, WEIGHT, FADE, FLOOR = 0.5, 8.0, 0.998, 1e-4
+# The hit rate of the first place before anything happened, how many trials that is worth, and how many a share is; how slowly trials fade,
+# the least score.
+BELIEF, WEIGHT, SHARE_WEIGHT, FADE, FLOOR = 0.5, 8.0, 4.0, 0.998, 1e-4
+# Rates are counted apart where tokens are drawn and where the likeliest is taken.
+GREEDY, DRAWN = 0, 1
 SPREAD = 40503  # odd, so that pairs fall on different rows
 # A row begins with a line of the processor's cache, and is as long as whole lines: rows are met in no order, and each line is waited for.
 LINE = 64
@@ -52,18 +56,22 @@ NODE = np.dtype(
 
 
 def untaught(k: int) -> npt.NDArray[Any]:
-    """`[KINDS + LESSONS, k + 1]` for each kind of row: how often the target's token was of each rank, then how many trials that is of,
-    before anything happened; then for each kind of lesson how many were of use, first, and how many there were, last. Numbers only, so
-    that all namespaces may share them."""
-    hits = [WEIGHT * BELIEF / (rank + 1) ** 2 for rank in range(k)]
-    lesson = [LESSON_WEIGHT * LESSON_WORTH, *[0.0] * (k - 1), LESSON_WEIGHT]
-    return np.array([[*hits, WEIGHT]] * KINDS + [lesson] * LESSONS)
+    """`[2, KINDS + LESSONS, marks, (hits, trials)]` for each kind of row: how often successors with each mark were the target's token,
+    before anything happened; then for each kind of lesson, first and in the first half only, how many were of use, and how many there
+    were. Numbers only, so that all namespaces may share them."""
+    rates = np.zeros((2, KINDS + LESSONS, 2 * SHARES + k, 2))
+    shares, places = rates[:, :KINDS, : 2 * SHARES], rates[:, :KINDS, 2 * SHARES :]
+    shares[..., 0] = SHARE_WEIGHT * np.tile(1 / (1 + np.exp(ODDS - np.arange(SHARES))), 2)
+    places[..., 0] = WEIGHT * BELIEF / np.arange(1, k + 1) ** 2
+    shares[..., 1], places[..., 1] = SHARE_WEIGHT, WEIGHT
+    rates[:, KINDS:, 0] = LESSON_WEIGHT * LESSON_WORTH, LESSON_WEIGHT
+    return rates
 
 
 @compiled
 def width(k):
     """Of a row with so many successors."""
-    return -(-(FIRST + k) // NUMBERS) * NUMBERS
+    return -(-(4 * (FIRST + k) + k) // LINE) * NUMBERS
 
 
 @compiled
@@ -73,38 +81,42 @@ def _rows_at(at, k):
 
 @compiled
 def _rates_at(at, k):
-    return carray(pointer(at[1, 0]), (KINDS + LESSONS, k + 1), np.float64)
+    return carray(pointer(at[1, 0]), (2, KINDS + LESSONS, 2 * SHARES + k, 2), np.float64)
 
 
 @compiled
-def learn_at(at, vocab_size, k, count):
+def learn_at(at, vocab_size, k, count, temperature, base, position):
     said = carray(pointer(at[2, 0]), (at[2, 1],), np.int32)
-    learn(_rows_at(at, k), vocab_size, _rates_at(at, k), said[:count])
+    learn(_rows_at(at, k), vocab_size, k, _rates_at(at, k), said[:count], temperature, base, position)
 
 
 @compiled
-def take_in_at(at, vocab_size, k, emitted, count, accepted, likeliest):
+def take_in_at(at, vocab_size, k, emitted, count, accepted, likeliest, logits, temperature, base, position):
     """What was said stands at `at`: the text; the token before the root, the root and the nodes; their parents; who was accepted."""
     said = carray(pointer(at[2, 0]), (at[2, 1],), np.int32)
     rows, rates = _rows_at(at, k), _rates_at(at, k)
     nodes = emitted + 2 + count
-    learn(rows, vocab_size, rates, said[:emitted])
+    learn(rows, vocab_size, k, rates, said[:emitted], temperature, base, position)
     path = said[nodes + count : nodes + count + accepted]
-    write(rows, vocab_size, rates, said[emitted:nodes], said[nodes : nodes + count], likeliest, path)
+    write(rows, vocab_size, rates, said[emitted:nodes], said[nodes : nodes + count], likeliest, logits, path)
 
 
 @compiled
-def grow_at(at, into, vocab_size, k, before, root, depth, least):
+def grow_at(at, into, vocab_size, k, before, root, depth, least, temperature, base, position):
     most = into[0, 1]
     return grow(
         _rows_at(at, k),
         vocab_size,
+        k,
         _rates_at(at, k),
         carray(pointer(into[4, 0]), (most + 1,), NODE),
         before,
         root,
         depth,
         least,
+        temperature,
+        base,
+        position,
         carray(pointer(into[0, 0]), (most,), np.int64),
         carray(pointer(into[1, 0]), (most,), np.int64),
         carray(pointer(into[2, 0]), (most,), np.float64),
@@ -166,25 +178,35 @@ def _lead(rows, k, row, token):
     for i in range(place, FIRST, -1):
         rows[row, i] = rows[row, i - 1]
     rows[row, FIRST], rows[row, KIND] = token, READ
+    lags = _lags(rows, row, k)
+    for rank in range(k):
+        lags[rank] = PLACES + rank
 
 
 @compiled
-def learn(rows, vocab_size, rates, text):
+def _lags(rows, row, k):
+    return rows[row].view(np.uint8)[4 * (FIRST + k) : 4 * (FIRST + k) + k]
+
+
+@compiled
+def learn(rows, vocab_size, k, rates, text, temperature, base, position):
+    """position: of the third token of the text, the first one that was said."""
     for place in range(len(text)):
         _check(vocab_size, text[place])
-    k = rates.shape[1] - 1
+    marks, heat = np.empty(k, np.int64), DRAWN if temperature > 0.0 else GREEDY
     for place in range(2, len(text)):
         row, kind = _find(rows, vocab_size, text[place - 2], text[place - 1])
         if rows[row, FIRST] == UNSEEN:
             continue
-        found = 0.0
+        tokens, found = rows[row, FIRST : FIRST + k], 0.0
+        mark(tokens, _lags(rows, row, k), temperature, base, position + place - 2, UNSEEN, marks)
         for rank in range(k):
-            hit = 1.0 if rows[row, FIRST + rank] == text[place] else 0.0
-            rates[kind, rank] = rates[kind, rank] * FADE + hit
-            found += hit
-        rates[kind, k] = rates[kind, k] * FADE + 1.0
+            if marks[rank] >= 0:
+                hit, rate = 1.0 if tokens[rank] == text[place] else 0.0, rates[heat, kind, marks[rank]]
+                rate[0], rate[1] = rate[0] * FADE + hit, rate[1] * FADE + 1.0
+                found += hit
         if rows[row, LESSON] != NO_LESSON:
-            rates[KINDS - 1 + rows[row, LESSON], 0] += found if text[place] != rows[row, WAS] else 0.0
+            rates[0, KINDS - 1 + rows[row, LESSON], 0, 0] += found if text[place] != rows[row, WAS] else 0.0
             rows[row, LESSON] = NO_LESSON
 
 
@@ -199,13 +221,14 @@ def _lesson(rows, vocab_size, row, kind):
 
 
 @compiled
-def write(rows, vocab_size, rates, fed, parents, likeliest, path):
+def write(rows, vocab_size, rates, fed, parents, likeliest, logits, path):
     """All kinds are found before any row is written: a token fed twice is compared with what was known before the step, and its
     last row stays.
 
-    fed: the token before the root, the root, the nodes; path: those that were accepted, which are no lessons
+    fed: the token before the root, the root, the nodes; path: those that were accepted, which are no lessons; logits: of the likeliest, or
+    none
     """
-    count, k = len(likeliest), rates.shape[1] - 1
+    count = len(likeliest)
     befores, kinds, lessons = np.empty(count, np.int64), np.empty((count, 2), np.int64), np.empty((count, 2), np.int64)
     for i in range(count):
         befores[i] = fed[0] if i == 0 else fed[parents[i - 1] + 2]  # fed[1], the root, where the parent is ROOT
@@ -225,16 +248,16 @@ def write(rows, vocab_size, rates, fed, parents, likeliest, path):
         lessons[node + 1, 0] = NO_LESSON
     for i in range(count):
         before, token, lesson = befores[i], fed[i + 1], lessons[i, 0]
-        _put(rows, vocab_size, token, kinds[i, 0], likeliest, i)
+        _put(rows, vocab_size, token, kinds[i, 0], likeliest, logits, i)
         row = np.int64(token)
         if len(rows) > vocab_size:
             row = _pair_row(rows, vocab_size, before, token)
             if not _is_of(rows, row, before, token):
                 rows[row, BEFORE], rows[row, TOKEN], rows[row, LESSON] = before, token, NO_LESSON
-            _put(rows, vocab_size, row, kinds[i, 1], likeliest, i)
+            _put(rows, vocab_size, row, kinds[i, 1], likeliest, logits, i)
         if lesson != NO_LESSON:
-            about = rates[KINDS - 1 + lesson]
-            about[0], about[k] = about[0] * LESSON_FADE, about[k] * LESSON_FADE + 1.0
+            about = rates[0, KINDS - 1 + lesson, 0]
+            about[0], about[1] = about[0] * LESSON_FADE, about[1] * LESSON_FADE + 1.0
             rows[row, LESSON], rows[row, WAS] = lesson, lessons[i, 1]
 
 
@@ -245,75 +268,100 @@ def _kind_after(rows, row, first):
 
 
 @compiled
-def _put(rows, vocab_size, row, kind, likeliest, i):
+def _put(rows, vocab_size, row, kind, likeliest, logits, i):
     """A model's output may be wider than its vocabulary; what has no row of its own is left out."""
+    k = likeliest.shape[1]
+    lags, known = _lags(rows, row, k), len(logits) > 0
     rows[row, KIND] = kind
-    for rank in range(likeliest.shape[1]):
+    for rank in range(k):
         token = likeliest[i, rank]
         rows[row, FIRST + rank] = token if token < vocab_size else UNSEEN
+        lags[rank] = lag(logits[i, 0] - logits[i, rank]) if known else PLACES + rank
 
 
 @compiled
-def grow(rows, vocab_size, rates, tree, before, root, room, least, tokens, parents, chances, lessons):
+def grow(
+    rows,
+    vocab_size,
+    k,
+    rates,
+    tree,
+    before,
+    root,
+    room,
+    least,
+    temperature,
+    base,
+    position,
+    tokens,
+    parents,
+    chances,
+    lessons,
+):
     """Fill the tree: the next node is always the one likeliest to be on the accepted path. Returns how many nodes."""
     _check(vocab_size, before)
     _check(vocab_size, root)
-    k, most, size, pushed = rates.shape[1] - 1, len(tree) - 1, 0, 0
-    ranks, scores = np.full((KINDS, k), UNSEEN, np.int64), np.empty((KINDS, k))
+    most, size, pushed, draw = len(tree) - 1, 0, 0, (temperature, base, position)
+    # Of each node's successors, best first; the root's are last.
+    ranks, scores, marks = np.empty((most + 1, k), np.int64), np.empty((most + 1, k)), np.empty(k, np.int64)
     queue = [
         (0.0, 0, 0, 0) for _ in range(0)
     ]  # (-value, how many were pushed before, parent, place among its children)
     tree[ROOT].token, tree[ROOT].value, tree[ROOT].depth = root, 1.0, 0
     if room > 0:
-        _open(rows, vocab_size, rates, ranks, scores, tree, ROOT, before)
-        pushed = _offer(rows, ranks, scores, tree, queue, pushed, ROOT, 0)
+        _open(rows, vocab_size, rates, ranks, scores, marks, tree, ROOT, before, draw)
+        pushed = _offer(ranks, scores, tree, queue, pushed, ROOT, 0)
     while size < most and len(queue) > 0 and -queue[0][0] >= least:
         value, _, parent, place = heappop(queue)
         family, node = tree[parent], tree[size]
-        rank = ranks[family.kind, place]
-        node.token, node.parent = rows[family.row, FIRST + rank], parent
-        node.score, node.value, node.depth = scores[family.kind, place], -value, family.depth + 1
-        pushed = _offer(rows, ranks, scores, tree, queue, pushed, parent, place + 1)
+        node.token, node.parent = rows[family.row, FIRST + ranks[parent, place]], parent
+        node.score, node.value, node.depth = scores[parent, place], -value, family.depth + 1
+        pushed = _offer(ranks, scores, tree, queue, pushed, parent, place + 1)
         lessons[size] = 0.0
         if node.depth < room:
-            _open(rows, vocab_size, rates, ranks, scores, tree, size, family.token)
-            pushed = _offer(rows, ranks, scores, tree, queue, pushed, size, 0)
+            _open(rows, vocab_size, rates, ranks, scores, marks, tree, size, family.token, draw)
+            pushed = _offer(ranks, scores, tree, queue, pushed, size, 0)
             lesson = _lesson(rows, vocab_size, node.row, node.kind)
             if lesson != NO_LESSON:
-                about = rates[KINDS - 1 + lesson]
-                lessons[size] = about[0] / about[k]
+                about = rates[0, KINDS - 1 + lesson, 0]
+                lessons[size] = about[0] / about[1]
         tokens[size], parents[size], chances[size] = node.token, parent, node.score
         size += 1
     return size
 
 
 @compiled
-def _open(rows, vocab_size, rates, ranks, scores, tree, node, before):
+def _open(rows, vocab_size, rates, ranks, scores, marks, tree, node, before, draw):
     """Let a node have children."""
-    row, kind = _find(rows, vocab_size, before, tree[node].token)
+    (row, kind), k, (temperature, base, position) = _find(rows, vocab_size, before, tree[node].token), len(marks), draw
     tree[node].row, tree[node].kind = row, kind
-    if ranks[kind, 0] == UNSEEN:
-        _rank(rates, ranks, scores, kind)
+    tokens, position = rows[row, FIRST : FIRST + k], position + tree[node].depth
+    mark(tokens, _lags(rows, row, k), temperature, base, position, UNSEEN, marks)
+    _rank(marks, rates[DRAWN if temperature > 0.0 else GREEDY, kind], ranks[node], scores[node])
 
 
 @compiled
-def _rank(rates, ranks, scores, kind):
-    """Sort the ranks of a kind of row by how often each was right, best first, equals as they are."""
-    k = rates.shape[1] - 1
-    for rank in range(k):
-        score, place = max(rates[kind, rank] / rates[kind, k], FLOOR), rank
-        while place > 0 and scores[kind, place - 1] < score:
-            scores[kind, place], ranks[kind, place] = scores[kind, place - 1], ranks[kind, place - 1]
+def _rank(marks, rates, ranks, scores):
+    """Sort a row's successors by how often such ones were right, best first, equals as they are. A row may end early: what was read has as
+    many as the text showed; behind them stands UNSEEN."""
+    count = 0
+    for rank in range(len(marks)):
+        if marks[rank] < 0:
+            continue
+        rate, place = rates[marks[rank]], count
+        score, count = max(rate[0] / rate[1], FLOOR), count + 1
+        while place > 0 and scores[place - 1] < score:
+            scores[place], ranks[place] = scores[place - 1], ranks[place - 1]
             place -= 1
-        scores[kind, place], ranks[kind, place] = score, rank
+        scores[place], ranks[place] = score, rank
+    if count < len(marks):
+        ranks[count] = UNSEEN
 
 
 @compiled
-def _offer(rows, ranks, scores, tree, queue, pushed, parent, first):
-    """Let the next sibling compete. A row may end early: what was read has as many successors as the text showed."""
-    family = tree[parent]
-    for place in range(first, ranks.shape[1]):
-        if rows[family.row, FIRST + ranks[family.kind, place]] != UNSEEN:
-            heappush(queue, (-family.value * scores[family.kind, place], pushed, parent, place))
-            return pushed + 1
-    return pushed
+def _offer(ranks, scores, tree, queue, pushed, parent, place):
+    """Let the next sibling compete."""
+    if place == ranks.shape[1] or ranks[parent, place] == UNSEEN:
+        return pushed
+    heappush(queue, (-tree[parent].value * scores[parent, place], pushed, parent, place))
+    return pushed + 1

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from betoken.draft import ROOT, Draft
 
 # A score is believed as if it had been seen right in so many trials; trials fade, so that about 1 / (1 - FADE) of them count.
-BELIEF, FADE = 2.0, 0.998
+BELIEF, FADE = 0.7, 0.998
 # Scores are kept this far from 0 and 1, where the log-odds end; they are binned by whole log-odds, depths by powers of two.
 MARGIN, DEEPEST = 1e-3, 5
 
@@ -27,10 +27,11 @@ class _Cell:
     claimed: float = 0.0
     shift: float = 0.0  # what to add to the log-odds of a score
 
-    def learn(self, score: float, hit: bool) -> None:
-        self.trials = self.trials * FADE + 1
-        self.hits = self.hits * FADE + hit
-        self.claimed = self.claimed * FADE + score
+    def learn(self, score: float, hit: bool, share: float) -> None:
+        left = 1 - (1 - FADE) * share
+        self.trials = self.trials * left + share
+        self.hits = self.hits * left + share * hit
+        self.claimed = self.claimed * left + share * score
         claim = self.claimed / self.trials
         self.shift = _log_odds((self.hits + BELIEF * claim) / (self.trials + BELIEF)) - _log_odds(claim)
 
@@ -39,22 +40,26 @@ class _Cell:
 class Calibration:
     """From a drafter's own scores to hit rates, learnt online for each source, range of scores and range of depths.
 
-    The correction is one of log-odds, so scores keep their order inside a range. Before anything is learnt a score stands as it is.
-    Numbers only, so all requests may share it.
+    The correction is one of log-odds, along straight lines between whole ones, so scores keep their order. Before anything is learnt a score
+    stands as it is. Numbers only, so all requests may share it.
     """
 
     _cells: dict[tuple[str, int, int], _Cell] = field(default_factory=dict)
 
     def value(self, source: str, score: float, depth: int) -> float:
         """The probability, above 0 and below 1, that a node which `source` gave this score is emitted after its parent."""
-        score = _bounded(score)
-        cell = self._cells.get(_bin(source, score, depth))
-        return score if cell is None else 1 / (1 + math.exp(-_log_odds(score) - cell.shift))
+        score, shift = _bounded(score), 0.0
+        for place, share in _near(source, score, depth):
+            if (cell := self._cells.get(place)) is not None:
+                shift += share * cell.shift
+        return 1 / (1 + math.exp(-_log_odds(score) - shift)) if shift else score
 
     def learn(self, source: str, score: float, depth: int, hit: bool) -> None:
         """A node's parent was emitted, or is the root: was the node emitted?"""
         score = _bounded(score)
-        self._cells.setdefault(_bin(source, score, depth), _Cell()).learn(score, hit)
+        for place, share in _near(source, score, depth):
+            if share > 0:
+                self._cells.setdefault(place, _Cell()).learn(score, hit, share)
 
 
 def _bounded(score: float) -> float:
@@ -66,8 +71,11 @@ def _log_odds(share: float) -> float:
     return math.log(share / (1 - share))
 
 
-def _bin(source: str, score: float, depth: int) -> tuple[str, int, int]:
-    return source, round(_log_odds(score)), min(depth.bit_length(), DEEPEST)
+def _near(source: str, score: float, depth: int) -> list[tuple[tuple[str, int, int], float]]:
+    """The cells of the whole log-odds on both sides of a score, and how near each is."""
+    odds, deep = _log_odds(score), min(depth.bit_length(), DEEPEST)
+    low = math.floor(odds)
+    return [((source, low, deep), 1 - (odds - low)), ((source, low + 1, deep), odds - low)]
 
 
 def judged(draft: Draft, emitted: Sequence[int]) -> list[tuple[int, bool]]:

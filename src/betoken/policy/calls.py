@@ -11,9 +11,12 @@ from betoken.policy import mixing, pays, settling
 from betoken.policy.mixing import CHILD, CLAIMED, CONSTELLATIONS, NONE, OWN_DEPTHS, PARENT, TOKEN, VALUE
 from betoken.policy.views import (
     ADDED,
+    BASE,
     CHOSEN,
+    DEAF,
     MINE,
     MORE,
+    POSITION,
     PRICED,
     STOOD,
     WHERE,
@@ -43,7 +46,8 @@ def take(at, drafted, count, member, rate, size, asked, step):
     ints, floats, state, turn = mine.ints, mine.floats, mine.state, 0
     if size == 0:
         ints[-1, CHILD] = NONE
-    size = mixing.lay(ints, floats, size, member, tokens, parents, scores, lessons, known.meant)
+    draw = (state[DEAF] >> member & 1, np.uint64(state[BASE]), state[POSITION])
+    size = mixing.lay(ints, floats, size, member, tokens, parents, scores, lessons, known.meant, draw)
     if size == NONE:
         return NONE
     for other in range(mixing.MOST):

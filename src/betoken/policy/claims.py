@@ -10,9 +10,24 @@ import numpy as np
 
 from betoken.addresses import Places, items, places
 from betoken.draft import EMPTY, Draft
+from betoken.noise import LIKELIEST, Draw
 from betoken.policy import calls, mixing, pays
 from betoken.policy.mixing import MOST, NONE, OWN_DEPTHS, Floats, Ints
-from betoken.policy.views import ADDED, CHOSEN, MORE, STOOD, WHERE, WORTH, Known, Mine, Wide, unpriced
+from betoken.policy.views import (
+    ADDED,
+    BASE,
+    CHOSEN,
+    DEAF,
+    MORE,
+    POSITION,
+    STOOD,
+    WHERE,
+    WORTH,
+    Known,
+    Mine,
+    Wide,
+    unpriced,
+)
 
 UNKNOWN_SCORE, NO_LESSONS = (math.nan,), np.zeros(0)
 NO_TREE = "a draft that is no tree"
@@ -83,7 +98,7 @@ class Claims:
             np.empty((room + 1, 6), np.int64), np.empty((room + 1, mixing.COLUMNS)), row[0], row[1],
             np.zeros((MOST, 2), np.int64), np.zeros((MOST, OWN_DEPTHS + 1, 2)), pays.no_answers(MOST), np.zeros(2),
             records.brought.copy(), np.zeros(MOST), np.empty(room + 1, np.int64), row[2], row[3], row[4], np.empty(room),
-            np.zeros(CHOSEN + 1, np.int64), np.zeros(WORTH + 1),
+            np.zeros(POSITION + 1, np.int64), np.zeros(WORTH + 1),
         )  # fmt: skip
         if priced is None:
             self._own_prices = unpriced(MOST)  # held
@@ -122,9 +137,12 @@ class Claims:
         """What the last answer was worth of it."""
         return self._numbers[WORTH]  # type: ignore[no-any-return]
 
-    def clear(self, before: int = pays.UNKNOWN) -> None:
-        """A new step: nothing is claimed. before: what came of the last one (`pays.standing`)."""
+    def clear(self, before: int = pays.UNKNOWN, draw: Draw = LIKELIEST, deaf: int = 0) -> None:
+        """A new step: nothing is claimed. before: what came of the last one (`pays.standing`); draw: the next token's; deaf: bits: whose
+        scores take no account of its noise."""
         state = self._state
+        state[DEAF], state[POSITION] = deaf if draw.temperature > 0 else 0, draw.position
+        self._mine.state.view(np.uint64)[BASE] = draw.base
         state[STOOD] = state[WHERE] = before
         state[CHOSEN] = self.size = self.asked = 0
         self._numbers[ADDED] = 0.0

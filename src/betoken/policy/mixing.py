@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from betoken.compiled import compiled
+from betoken.memory.chances import key_at, uniform_of
 
 NONE = -1
 MOST = 5  # members of one tree
@@ -21,15 +22,16 @@ MOST = 5  # members of one tree
 TOKEN, PARENT, DEPTH, CHILD, SIBLING, CLAIMED = range(6)
 # Columns of `floats`: what each member's score has meant, in log-odds; the scores themselves, likewise; then the probability given the
 # parent by what all requests have shown, the same with what this one has shown, that of the whole path, and what feeding it teaches.
-SCORE, SHARED, VALUE, REACH, LESSON = MOST, 2 * MOST, 2 * MOST + 1, 2 * MOST + 2, 2 * MOST + 3
-COLUMNS = LESSON + 1
+SCORE, SHARED, VALUE, REACH, LESSON, NOISE = MOST, 2 * MOST, 2 * MOST + 1, 2 * MOST + 2, 2 * MOST + 3, 2 * MOST + 4
+COLUMNS = NOISE + 1
 # What scores have meant: `[member, whole log-odds, (trials, hits, sum of scores, shift)]`; between them, along straight lines. A score is
 # believed as if it had been seen right so often; trials fade.
 BINS, BELIEF, FADE = 15, 12.0, 0.998
 TRIALS, HITS, CLAIM, SHIFT = range(4)
-# A mixer: `[constellation, (weights, constants), (value, how often taught)]`; behind the constellations how often each member's nodes
+# A mixer: `[constellation, (weights, constants, weight of noise), (value, how often taught)]`; behind the constellations how often each member's nodes
 # were right: `[member, 0, (hits, trials)]`.
 DEPTHS = 8
+HEARD, WEIGHED = MOST + DEPTHS, MOST + DEPTHS + 1
 # Constants for what came of the step before: `[who claims first, that, depth, (value, how often taught)]`. A draft starts where the
 # last one failed, and it matters how far that had come.
 BEFORE = 4
@@ -137,14 +139,15 @@ def _mixed(row, claimed, depth, mixer, after):
     for member in range(MOST):
         if claimed >> member & 1:
             found += mixer[member, 0] * row[member]
-    return found
+    return found + mixer[HEARD, 0] * row[NOISE]
 
 
 @compiled
-def lay(ints, floats, size, member, tokens, parents, scores, lessons, meant):
+def lay(ints, floats, size, member, tokens, parents, scores, lessons, meant, draw):
     """Lay one more draft over the tree; returns its new size, NONE where it is no tree. Nodes past the room there is are left out.
 
-    tokens, parents: `[N]`; scores: `[N]`, not finite where the member has none; lessons: `[N]`, or none
+    tokens, parents: `[N]`; scores: `[N]`, not finite where the member has none; lessons: `[N]`, or none; draw: whether the noise that the
+    next token is drawn with says something more, and what its keys begin with (`noise.Draw`)
     """
     if len(tokens) != len(scores) or len(parents) != len(scores) or len(lessons) not in (0, len(scores)):
         return NONE
@@ -153,6 +156,7 @@ def lay(ints, floats, size, member, tokens, parents, scores, lessons, meant):
             return NONE
     places = np.empty(len(scores), np.int64)
     room = len(ints) - 1  # the last row is the root
+    heard, base, position = draw
     for i in range(len(scores)):
         token, above = tokens[i], parents[i]
         parent = room if above < 0 else places[above]
@@ -169,7 +173,9 @@ def lay(ints, floats, size, member, tokens, parents, scores, lessons, meant):
             ints[node, TOKEN], ints[node, PARENT] = token, NONE if above < 0 else parent
             ints[node, DEPTH] = 1 if above < 0 else ints[parent, DEPTH] + 1
             ints[node, CHILD], ints[node, CLAIMED] = NONE, 0
-            floats[node, LESSON] = 0.0
+            floats[node, LESSON], floats[node, NOISE] = 0.0, 0.0
+            if heard:
+                floats[node, NOISE] = _log_odds(uniform_of(key_at(base, position + ints[node, DEPTH] - 1), token))
             ints[node, SIBLING] = ints[parent, CHILD]
             ints[parent, CHILD] = node
         places[i] = node
@@ -251,6 +257,10 @@ def _teach(row, claimed, depth, hit, mixer, after):
             weight = mixer[member]
             weight[1] += 1
             weight[0] += max(WEIGHT_SMALLEST, 1 / (weight[1] + WEIGHT_FIRST)) * off * row[member]
+    if row[NOISE] != 0.0:
+        weight = mixer[HEARD]
+        weight[1] += 1
+        weight[0] += max(WEIGHT_SMALLEST, 1 / (weight[1] + WEIGHT_FIRST)) * off * row[NOISE]
 
 
 @compiled
@@ -317,11 +327,11 @@ def widest(gained, seconds, rows, asking, usual, prospect):
 
 def untaught() -> Floats:
     """A mixer that believes what it is told."""
-    mixer = np.zeros((CONSTELLATIONS + MOST, MOST + DEPTHS, 2))
+    mixer = np.zeros((CONSTELLATIONS + MOST, WEIGHED, 2))
     for place in range(CONSTELLATIONS):
         digits = [place // 3**member % 3 for member in range(MOST)]
         claims = digits.count(2)
         for member, digit in enumerate(digits):
             mixer[place, member, 0] = 1 / claims if digit == 2 else 0.0
-        mixer[place, MOST:, 0] = AGREED * max(claims - 1, 0)
+        mixer[place, MOST:HEARD, 0] = AGREED * max(claims - 1, 0)
     return mixer

@@ -15,6 +15,7 @@ from betoken.policy.mixing import (
     DEPTHS,
     MOST,
     OWN_DEPTHS,
+    WEIGHED,
     Floats,
     Ints,
 )
@@ -22,9 +23,9 @@ from betoken.policy.pays import ANSWER, LATELY, SITUATIONS, VALUES, no_prices
 
 # Numbers that may come before they are taken up, three a value.
 SOME = 3 * 64
-# Where a tree stands: the situation before anybody was asked and now (`pays`), how many nodes would be fed now; what it adds, in tokens,
-# and what the last answer was worth.
-STOOD, WHERE, CHOSEN = range(3)
+# Where a tree stands: the situation before anybody was asked and now (`pays`), how many nodes would be fed now; where tokens are drawn,
+# whose scores take no account of the noise, as bits, and which noise that is (`noise.Draw`); what it adds, in tokens, and what the last answer was worth.
+STOOD, WHERE, CHOSEN, DEAF, BASE, POSITION = range(6)
 ADDED, WORTH = range(2)
 
 
@@ -98,7 +99,7 @@ MORE = PRICED + len(Priced._fields)
 def known_at(places):
     """The `Known` whose arrays lie there."""
     return Known(
-        carray(pointer(places[0, 0]), (CONSTELLATIONS + MOST, MOST + DEPTHS, 2), np.float64),
+        carray(pointer(places[0, 0]), (CONSTELLATIONS + MOST, WEIGHED, 2), np.float64),
         carray(pointer(places[1, 0]), (MOST, BINS, 4), np.float64),
         carray(pointer(places[2, 0]), (BEFORE, MOST, DEPTHS, 2), np.float64),
         carray(pointer(places[3, 0]), (MOST, SITUATIONS, ANSWER), np.float64),
@@ -127,7 +128,7 @@ def mine_at(places):
         carray(pointer(places[12, 0]), (room,), np.int64),
         carray(pointer(places[13, 0]), (room,), np.int64),
         carray(pointer(places[14, 0]), (room,), np.float64),
-        carray(pointer(places[15, 0]), (CHOSEN + 1,), np.int64),
+        carray(pointer(places[15, 0]), (POSITION + 1,), np.int64),
         carray(pointer(places[16, 0]), (WORTH + 1,), np.float64),
     )
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from betoken.draft import Draft
 from betoken.errors import ParameterError
+from betoken.noise import LIKELIEST, Draw
 from betoken.sampling import Sampler
 from betoken.targets.base import Target, TargetInfo
 from betoken.verify import Verdict
@@ -25,6 +26,7 @@ class Needs:
     top_ids: int = 0  # the k most likely tokens at the root and at every node
     draft_probs: bool = False  # residual mode: the engine asks the proposer to draw its tokens and say the law
     levels: bool = False  # drafts level by level, and asks `ProposeContext.pays` before each
+    noise: bool = False  # guesses draws by their noise, which its scores take into account
 
 
 NOTHING = Needs()
@@ -88,9 +90,15 @@ class TopIds(Sequence[npt.NDArray[Any]]):
         return found
 
 
+def fewer(top: Sequence[npt.NDArray[Any]], places: Sequence[int], k: int) -> Sequence[npt.NDArray[Any]]:
+    """Of the likeliest tokens of the sequences at these places the first k, cut when they are read; none of none."""
+    return TopIds(lambda index: top[places[index]][:, :k], len(places)) if k and len(top) else ()
+
+
 @dataclass(frozen=True, slots=True)
 class ObserveContext:
-    """What came of it. `drafts` are what was really fed, `top_ids[i]` is `[1 + N, k]` where `needs` asked for it."""
+    """What came of it. `drafts` are what was really fed, `top_ids[i]` is `[1 + N, k]` where `needs` asked for it, and so is
+    `top_logits[i]`, of these tokens, where the target can say them."""
 
     seqs: Sequence[SeqView]
     drafts: Sequence[Draft]
@@ -98,6 +106,7 @@ class ObserveContext:
     top_ids: Sequence[npt.NDArray[Any]] = ()
     seconds: float = 0.0  # what the forward pass took
     width: int = 0  # tokens of its widest row, where more rows were in it than are shown here
+    top_logits: Sequence[npt.NDArray[Any]] = ()
 
     def only(self, places: Sequence[int], k: int) -> "ObserveContext":
         """Of the sequences at these places alone, and of the likeliest tokens the first k."""
@@ -107,7 +116,8 @@ class ObserveContext:
             seqs=[self.seqs[place] for place in places],
             drafts=[self.drafts[place] for place in places],
             verdicts=[self.verdicts[place] for place in places],
-            top_ids=TopIds(lambda i: self.top_ids[places[i]][:, :k], len(places)) if k else (),
+            top_ids=fewer(self.top_ids, places, k),
+            top_logits=fewer(self.top_logits, places, k),
             width=width,
         )
 
@@ -163,6 +173,12 @@ class Rests(Protocol):
 
     def rested(self, rows: int, seconds: float) -> None:
         """A step went by: so many rows, and what the forward pass took."""
+
+
+def draw_of(seq: SeqView, ago: int = 0, *, apart: bool) -> Draw:
+    """Of the token that comes next, or came so many tokens ago. apart: residual verification draws with other noise, of one token at each
+    place: there the likeliest is the best guess."""
+    return LIKELIEST if apart else seq.sampler.draw_at(seq.sampler.position - ago)
 
 
 def as_draft(grown: Grown) -> Draft:

@@ -112,7 +112,7 @@ class DraftModel(BaseProposer):
     """
 
     name = "draft"
-    needs = Needs(levels=True)
+    needs = Needs(levels=True, noise=True)
 
     def __init__(
         self,

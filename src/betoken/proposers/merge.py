@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy.typing as npt
-
 from betoken.draft import Draft, merge
 from betoken.errors import ParameterError
 from betoken.policy import MARGIN, Calibration, judged, kept
@@ -21,10 +19,10 @@ from betoken.proposers.base import (
     ProposeContext,
     Proposer,
     SeqView,
-    TopIds,
     Workshop,
     budget_of,
     build,
+    fewer,
     methods,
     register,
 )
@@ -115,7 +113,9 @@ class Merge(BaseProposer):
         for seq, verdict in zip(ctx.seqs, ctx.verdicts, strict=True):
             self._learn(self._pending.pop(seq.seq_id), verdict.tokens)
         for member in self._members.values():
-            member.observe(replace(ctx, top_ids=_fewer(ctx.top_ids, member.needs.top_ids)))
+            k = member.needs.top_ids
+            top_ids, top_logits = [fewer(top, range(len(top)), k) for top in (ctx.top_ids, ctx.top_logits)]
+            member.observe(replace(ctx, top_ids=top_ids, top_logits=top_logits))
 
     def _learn(self, laid: _Laid, tokens: Sequence[int]) -> None:
         for node, hit in judged(laid.draft, tokens):
@@ -133,11 +133,6 @@ class Merge(BaseProposer):
         self._pending.pop(seq_id, None)
         for member in self._members.values():
             member.end(seq_id)
-
-
-def _fewer(top_ids: Sequence[npt.NDArray[Any]], k: int) -> Sequence[npt.NDArray[Any]]:
-    """The k likeliest of each, cut when they are read."""
-    return TopIds(lambda index: top_ids[index][:, :k], len(top_ids)) if k else ()
 
 
 def _together(claims: Sequence[Claim]) -> str:

@@ -1,9 +1,10 @@
 """`recycling`: Token Recycling (Luo et al. 2024, arXiv 2408.08696): what the target last held likely after a token, drafted again.
 
 A forward pass says the likeliest successors of every node it was fed, accepted or not. They are kept, a row a token (the paper's
-adjacency matrix, section 3.1), and the last write wins. Three things differ from the paper, each measured in docs/methods.md. The
-tree is grown best first instead of having one fixed shape (section 3.2): a successor's score is how often one of its rank, in a row
-like this one, was right so far. Beside a row for each token there is one for each pair of tokens. And the context is read too.
+adjacency matrix, section 3.1), and the last write wins. Four things differ from the paper, each measured in docs/methods.md. The
+tree is grown best first instead of having one fixed shape (section 3.2): a successor's score is how often one like it, in a row
+like this one, was right so far. What is like it is told by how likely the target held it then, compared with the other successors. Beside
+a row for each token there is one for each pair of tokens. And the context is read too.
 """
 
 from collections import OrderedDict
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from betoken.draft import Draft
 from betoken.errors import ParameterError
+from betoken.noise import Draw
 from betoken.proposers.base import (
     BaseProposer,
     Grown,
@@ -21,6 +23,7 @@ from betoken.proposers.base import (
     SeqView,
     Workshop,
     as_draft,
+    draw_of,
     register,
 )
 
@@ -38,7 +41,7 @@ class Recycling(BaseProposer):
     k:     how many successors a row keeps
     pairs: how many rows of pairs there are; 0: none, as in the paper
 
-    Rows are kept across requests, `4 * (k + 5)` bytes each, rounded up to a multiple of 64, and `V + pairs` of them a namespace, of the
+    Rows are kept across requests, `5 * k + 20` bytes each, rounded up to a multiple of 64, and `V + pairs` of them a namespace, of the
     `NAMESPACES` that were used last.
     Raises ParameterError.
     """
@@ -55,7 +58,7 @@ class Recycling(BaseProposer):
 
         recycled.warm_up()
         self._k = min(k, vocab_size)
-        self.needs = Needs(top_ids=self._k)
+        self.needs = Needs(top_ids=self._k, noise=True)
         self._new_rows = partial(recycled.Rows, vocab_size, pairs, self._k)
         self._new_rates = partial(successors.untaught, self._k)
         self._tree, self._rates = recycled.room_for(nodes), self._new_rates()
@@ -64,6 +67,7 @@ class Recycling(BaseProposer):
         self._used: dict[int, Rows] = {}
         self._namespaces: dict[int, str] = {}
         self._read: dict[int, int] = {}
+        self._drawn_apart = False
 
     def begin(self, seq: SeqView) -> None:
         self._namespaces[seq.seq_id] = seq.namespace
@@ -77,6 +81,7 @@ class Recycling(BaseProposer):
         return memory
 
     def propose(self, ctx: ProposeContext) -> list[Draft]:
+        self._drawn_apart = ctx.stochastic
         return [as_draft(self.grow(seq, ctx.least)) for seq in ctx.seqs]
 
     def _read_on(self, seq: SeqView) -> None:
@@ -91,22 +96,30 @@ class Recycling(BaseProposer):
         self._read_on(seq)
         before, root = seq.tokens[-2:][0], seq.tokens[-1]
         tree = self._tree
-        size = self._used[seq.seq_id].grow(self._rates, tree, before, root, seq.room, least)
+        size = self._used[seq.seq_id].grow(self._rates, tree, before, root, seq.room, least, self._draw(seq, 0))
         return Grown(size, tree.tokens, tree.parents, tree.scores, self._drafted)
+
+    def _draw(self, seq: SeqView, ago: int) -> Draw:
+        return draw_of(seq, ago, apart=self._drawn_apart)
 
     def observe(self, ctx: ObserveContext) -> None:
         """Rates first: they are about the rows that were drafted from. Of one sequence both at once."""
         alone = len(ctx.seqs) == 1
         if not alone:
             for seq, verdict in zip(ctx.seqs, ctx.verdicts, strict=True):
-                self._used[seq.seq_id].learn(self._rates, seq.tokens[-2 - len(verdict.tokens) :])
-        for seq, draft, verdict, top_ids in zip(ctx.seqs, ctx.drafts, ctx.verdicts, ctx.top_ids, strict=True):
+                emitted = len(verdict.tokens)
+                self._used[seq.seq_id].learn(self._rates, seq.tokens[-2 - emitted :], self._draw(seq, emitted))
+        logits = ctx.top_logits or (None,) * len(ctx.seqs)
+        said = zip(ctx.seqs, ctx.drafts, ctx.verdicts, ctx.top_ids, logits, strict=True)
+        for seq, draft, verdict, top_ids, top_logits in said:
             first = len(seq.tokens) - len(verdict.tokens)
-            rows, said = self._used[seq.seq_id], (draft, verdict.path, top_ids)
+            rows = self._used[seq.seq_id]
             if alone:
-                rows.take_in(self._rates, seq.tokens[first - 2 :], *said)
+                draw = self._draw(seq, len(verdict.tokens))
+                rows.take_in(self._rates, seq.tokens[first - 2 :], draft, verdict.path, top_ids, top_logits, draw)
             else:
-                rows.write(self._rates, seq.tokens[first - 2], seq.tokens[first - 1], *said)
+                before, root = seq.tokens[first - 2], seq.tokens[first - 1]
+                rows.write(self._rates, before, root, draft, verdict.path, top_ids, top_logits)
             self._read[seq.seq_id] += len(verdict.tokens)
 
     def forget(self) -> None:

@@ -53,6 +53,9 @@ class Scores(Protocol):
     def top_ids(self, index: int, k: int) -> npt.NDArray[Any]:
         """`[1 + N, k]` the most likely tokens after the root (row 0) and after each node, best first."""
 
+    def top_logits(self, index: int, k: int) -> npt.NDArray[Any]:
+        """`[1 + N, k]` the logits of these."""
+
 
 class Target(Protocol):
     """A model whose output is preserved, or a draft model, a recording, a table."""

@@ -14,7 +14,7 @@ LANES = 64
 
 
 @compiled
-def _likeliest(logits, k, found):
+def _likeliest(logits, k, found, values):
     whole = logits.shape[1] // LANES * LANES
     highest, ranked, best = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(k, np.float32)
     order = np.empty(LANES, np.int64)
@@ -40,6 +40,7 @@ def _likeliest(logits, k, found):
         for token in range(whole, len(row)):
             if count < k or row[token] > best[k - 1]:
                 count = _insert(best, found[i], count, k, row[token], token)
+        values[i] = best
 
 
 @compiled
@@ -53,8 +54,8 @@ def _insert(values, ids, count, most, value, number):
     return count + 1
 
 
-def likeliest(logits: npt.NDArray[Any], k: int) -> npt.NDArray[np.int64]:
-    """`[N, k]` of `[N, V]` float32 logits, k at most V: the ids of the highest, best first; of equals any."""
-    found = np.zeros((len(logits), k), np.int64)
-    _likeliest(logits, k, found)
-    return found
+def likeliest(logits: npt.NDArray[Any], k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """`[N, k]` of `[N, V]` float32 logits, k at most V: the ids of the highest, best first, of equals any; and these logits."""
+    found, values = np.zeros((len(logits), k), np.int64), np.empty((len(logits), k), np.float32)
+    _likeliest(logits, k, found, values)
+    return found, values

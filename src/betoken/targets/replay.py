@@ -92,6 +92,8 @@ class Replayed:
             "or take a method that needs none"
         )
 
+    top_logits = top_ids
+
 
 class ForcedTarget:
     """Teacher forcing: the real forward pass of another target at its real size, while the tokens come from a recording.
@@ -149,3 +151,6 @@ class Forced:
 
     def top_ids(self, index: int, k: int) -> npt.NDArray[Any]:
         return self.scores.top_ids(index, k)
+
+    def top_logits(self, index: int, k: int) -> npt.NDArray[Any]:
+        return self.scores.top_logits(index, k)

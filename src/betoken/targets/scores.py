@@ -12,6 +12,8 @@ from betoken.draft import ROOT
 from betoken.sampling import Sampler
 from betoken.targets.base import Feed
 
+Top = tuple[npt.NDArray[Any], npt.NDArray[Any]]  # ids, and their logits
+
 
 class HFScores:
     """Logits of one forward pass, looked at only where somebody asks.
@@ -21,6 +23,7 @@ class HFScores:
 
     def __init__(self, logits_BKV: Tensor, rows: list[int], offsets: list[int], feeds: Sequence[Feed]) -> None:
         self._logits_BKV, self._rows, self._offsets, self._feeds = logits_BKV, rows, offsets, feeds
+        self._tops: dict[tuple[int, int], Top] = {}
         # On a CPU most nodes of a tree are never asked for, and at a temperature none is. Elsewhere one transfer serves the whole batch;
         # it also waits for an accelerator, so the time lands where the forward is.
         here = logits_BKV.device.type == "cpu" and logits_BKV.dtype == torch.float32
@@ -55,21 +58,36 @@ class HFScores:
         return row.float().cpu().numpy()
 
     def top_ids(self, index: int, k: int) -> npt.NDArray[Any]:
-        first = self._query(index, ROOT)
-        row = self._rows[index]
-        last = first + 1 + len(self._feeds[index].draft)
-        if self._argmax_BK is not None and k == 1:
+        row, first, last = self._nodes(index)
+        if k > 1:
+            return self._top(index, k)[0]
+        if self._argmax_BK is not None:
             return np.array(self._argmax_BK[row][first:last])[:, None]
-        if self._here_BKV is not None:
-            nodes_NV = self._here_BKV[row, first:last]
-            if k == 1:
-                return np.asarray(nodes_NV.argmax(-1))[:, None]
-            # Here and not above: whoever asks for several has the compiler loaded, others need not wait for it.
-            from betoken.targets.likeliest import likeliest
+        assert self._here_BKV is not None
+        return np.asarray(self._here_BKV[row, first:last].argmax(-1))[:, None]
 
-            return likeliest(nodes_NV, k)
-        nodes = self._logits_BKV[row, first:last]
-        return nodes.topk(k, dim=-1).indices.cpu().numpy()
+    def top_logits(self, index: int, k: int) -> npt.NDArray[Any]:
+        return self._top(index, k)[1]
+
+    def _nodes(self, index: int) -> tuple[int, int, int]:
+        """The row, and the queries from the root's to behind the last node's."""
+        first = self._query(index, ROOT)
+        return self._rows[index], first, first + 1 + len(self._feeds[index].draft)
+
+    def _top(self, index: int, k: int) -> Top:
+        if (index, k) not in self._tops:
+            self._tops[index, k] = self._find_top(index, k)
+        return self._tops[index, k]
+
+    def _find_top(self, index: int, k: int) -> Top:
+        row, first, last = self._nodes(index)
+        if self._here_BKV is None:
+            found = self._logits_BKV[row, first:last].topk(k, dim=-1)
+            return found.indices.cpu().numpy(), found.values.float().cpu().numpy()
+        # Here and not above: whoever asks for several has the compiler loaded, others need not wait for it.
+        from betoken.targets.likeliest import likeliest
+
+        return likeliest(self._here_BKV[row, first:last], k)
 
 
 class JoinedScores:
@@ -90,3 +108,7 @@ class JoinedScores:
     def top_ids(self, index: int, k: int) -> npt.NDArray[Any]:
         scores, place = self._at[index]
         return scores.top_ids(place, k)
+
+    def top_logits(self, index: int, k: int) -> npt.NDArray[Any]:
+        scores, place = self._at[index]
+        return scores.top_logits(place, k)

@@ -156,3 +156,7 @@ class ToyScores:
     def top_ids(self, index: int, k: int) -> npt.NDArray[Any]:
         nodes = range(ROOT, len(self._fed[index].feed.draft))
         return np.stack([np.argsort(-self.logits(index, node), kind="stable")[:k] for node in nodes])
+
+    def top_logits(self, index: int, k: int) -> npt.NDArray[Any]:
+        nodes = range(ROOT, len(self._fed[index].feed.draft))
+        return np.stack([np.sort(self.logits(index, node))[::-1][:k] for node in nodes])

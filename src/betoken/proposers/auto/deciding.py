@@ -36,7 +36,7 @@ from betoken.proposers.auto.prices import Prices
 from betoken.proposers.auto.resting import SELDOM, Resting
 from betoken.proposers.auto.step import Step, begins
 from betoken.proposers.auto.together import Together
-from betoken.proposers.base import BaseProposer, Needs, ObserveContext, ProposeContext, Proposer, SeqView
+from betoken.proposers.base import BaseProposer, Needs, ObserveContext, ProposeContext, Proposer, SeqView, draw_of
 
 # Of the time that passes, this share may be lost by asking drafters that do not seem to pay.
 EXPLORE = 0.005
@@ -101,6 +101,7 @@ class Auto(BaseProposer):
         for member in self._members:
             member.shown_top_ids = self.needs.top_ids
         self._readers = sum(member.bit for member in self._members if member.top_ids)
+        self._deaf = sum(member.bit for member in self._members if not member.proposer.needs.noise)
         self._records = [Records() for _ in range(len(HEATS) + 1)]
         self._prices = Prices(len(self._members))
         self._rows: dict[int, Row] = {}
@@ -197,8 +198,8 @@ class Auto(BaseProposer):
             return self._nobody(pairs)
         step.least = SLACK * costs.between(0, self._wide) / self._wide
         self._extra = min(TAX * self._prices.deciding, MOST_TAX * step.plain)
-        for _, row in pairs:
-            row.claims.clear(pays.standing(row.right))
+        for seq, row in pairs:
+            row.claims.clear(pays.standing(row.right), draw_of(seq, apart=False), self._deaf)
         self._together.value(pairs, step, self._curve, last=last)
         began = step.now = self._clock()
         self._ask_all(awake, tried)

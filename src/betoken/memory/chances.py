@@ -1,0 +1,110 @@
+"""How much is to be said for each successor that the target held likely before: what it gave it then and, where tokens are drawn, the noise
+of the draw to come. Compiled.
+
+A request's noise is known beforehand (`noise`), so a token that the target will draw can be guessed by drawing from what is known of its
+law with the same noise: the two agree wherever their laws do (Daliri, Musco, Suresh 2024, arXiv 2408.07978, section 3).
+"""
+
+import math
+
+import numpy as np
+
+from betoken.compiled import compiled
+from betoken.noise import EMIT, GOLDEN
+
+# How far behind the first a successor was, in so many steps a nat. Where that is not known, its place, from PLACES on: then it is taken to be
+# twice the log of that.
+STEPS, PLACES = 8, 192
+# A successor's mark is its share of what is said for all, in whole log-odds, of the best and of the others apart; or its place, where no more
+# is known of it and none is drawn.
+ODDS = 7
+SHARES = 2 * ODDS + 1
+# Of all tokens but the successors that are known the likeliest may be drawn: this much of the law is theirs, and the noise of many tokens
+# together is higher by this.
+OTHERS, EULER = 0.2, 0.5772
+# A seed's hash goes on by a position, then by the stream of what the target says; see `noise.key`.
+STEP, STREAM = np.uint64(GOLDEN), np.uint64((EMIT + 1) * GOLDEN)
+ONE = np.uint64(1)
+
+
+@compiled
+def lag(behind):
+    """Of a successor whose logit is so far behind the first one's."""
+    if not behind >= 0.0:  # not a number
+        return PLACES - 1
+    return int(min(behind * STEPS + 0.5, PLACES - 1))
+
+
+@compiled
+def behind(lag):
+    return 2.0 * math.log(lag - PLACES + 1.0) if lag >= PLACES else lag / STEPS
+
+
+@compiled
+def _mix(x):
+    """`noise.mix`."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@compiled
+def key_at(base, position):
+    """The key of the draw at a position, of a request with this `noise.base`."""
+    return _mix(_mix(base + (np.uint64(position) + ONE) * STEP) + STREAM)
+
+
+@compiled
+def uniform_of(key, token):
+    """`noise.uniforms`, of one token."""
+    bits = _mix(key + (np.uint64(token) + ONE) * STEP) >> np.uint64(12)
+    return (float(bits) + 0.5) * 2.0**-52
+
+
+@compiled
+def gumbel_of(key, token):
+    """`noise.gumbel`, of one token."""
+    return -math.log(-math.log(uniform_of(key, token)))
+
+
+@compiled
+def mark(tokens, lags, temperature, base, position, unseen, marks):
+    """Into `marks`, of each successor: which mark it has; -1 where there is none. temperature: 0 where the likeliest is taken."""
+    count, best, drawn = len(tokens), -1, temperature > 0.0
+    said = np.empty(count)
+    key, known = key_at(base, position) if drawn else base, 0.0
+    for rank in range(count):
+        if tokens[rank] == unseen:
+            continue
+        said[rank] = -behind(lags[rank])
+        if drawn:
+            said[rank] /= temperature
+            known += math.exp(said[rank])
+            said[rank] += gumbel_of(key, tokens[rank])
+        if best < 0 or said[rank] > said[best]:
+            best = rank
+    if best < 0:
+        marks[:] = -1
+        return
+    others = math.log(known * OTHERS / (1.0 - OTHERS)) + EULER if drawn else -math.inf
+    highest = max(said[best], others)
+    whole = math.exp(others - highest)
+    for rank in range(count):
+        if tokens[rank] != unseen:
+            said[rank] = math.exp(said[rank] - highest)
+            whole += said[rank]
+    for rank in range(count):
+        marks[rank] = -1
+        if tokens[rank] != unseen:
+            marks[rank] = _odds(said[rank], whole - said[rank]) + (0 if rank == best else SHARES)
+            if not drawn and lags[rank] >= PLACES:
+                marks[rank] = 2 * SHARES + lags[rank] - PLACES
+
+
+@compiled
+def _odds(share, rest):
+    if share <= 0.0:
+        return 0
+    if rest <= 0.0:
+        return 2 * ODDS
+    return ODDS + math.floor(min(max(math.log(share / rest), -float(ODDS)), float(ODDS)) + 0.5)
