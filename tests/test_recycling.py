@@ -402,6 +402,27 @@ def test_the_noise_known_here_is_what_tokens_are_drawn_with() -> None:
         assert [gumbel_of(key, token) for token in range(300)] == pytest.approx(noise.tolist(), rel=1e-12, abs=1e-12)
 
 
+def test_where_the_law_is_known_so_are_the_draws() -> None:
+    """A table that looks back one token and leaves much open: what was seen once is all there is to know, but for the noise, and that is
+    known, too."""
+    law = markov(VOCAB, order=1, sharpness=1.5)
+    steps = []
+    for seed in range(4):
+        target, proposer = ToyTarget(law, VOCAB), Recycling(VOCAB, nodes=12, k=VOCAB, pairs=0)
+        for _ in range(2):
+            (result,) = decode(
+                [request((3,), max_tokens=201, ignore_eos=True, temperature=1.0, seed=seed)],
+                Watched(proposer, 12),
+                target=target,
+            )
+        proposer_rates = proposer._rates[1, :KINDS, : 2 * SHARES]
+        trials, hits = proposer_rates[..., 1].sum(0), proposer_rates[..., 0].sum(0)
+        surest = np.nonzero(trials[ODDS + 1 : SHARES] > 20)[0] + ODDS + 1
+        assert all(hits[surest] > 0.6 * trials[surest])
+        steps.append(result.running.stats.steps)
+    assert max(steps) < 60, steps
+
+
 @pytest.mark.parametrize("residual", [False, True])
 def test_of_tokens_held_equally_likely_the_one_that_will_be_drawn_comes_first(residual: bool) -> None:
     """Where the target draws with other noise, the first."""
