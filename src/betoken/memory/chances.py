@@ -70,10 +70,33 @@ def gumbel_of(key, token):
 @compiled
 def mark(tokens, lags, temperature, base, position, unseen, marks):
     """Into `marks`, of each successor: which mark it has; -1 where there is none. temperature: 0 where the likeliest is taken."""
-    count, best, drawn = len(tokens), -1, temperature > 0.0
-    said = np.empty(count)
-    key, known = key_at(base, position) if drawn else base, 0.0
-    for rank in range(count):
+    said, drawn = np.empty(len(tokens)), temperature > 0.0
+    best, others = _said(tokens, lags, temperature, base, position, unseen, said)
+    marks[:] = -1
+    if best < 0:
+        return
+    highest = max(said[best], others)
+    whole = math.exp(others - highest)
+    for rank in range(len(tokens)):
+        if tokens[rank] != unseen:
+            said[rank] = math.exp(said[rank] - highest)
+            whole += said[rank]
+    for rank in range(len(tokens)):
+        if tokens[rank] == unseen:
+            continue
+        if lags[rank] >= PLACES and not drawn:
+            marks[rank] = 2 * SHARES + lags[rank] - PLACES
+        else:
+            marks[rank] = _odds(said[rank], whole - said[rank]) + (0 if rank == best else SHARES)
+
+
+@compiled
+def _said(tokens, lags, temperature, base, position, unseen, said):
+    """Into `said`, what is to be said for each successor, in nats. Returns for which of them most, -1 where there is none; and for all other
+    tokens together, of which none is taken but by a draw."""
+    best, drawn, known = -1, temperature > 0.0, 0.0
+    key = key_at(base, position) if drawn else base
+    for rank in range(len(tokens)):
         if tokens[rank] == unseen:
             continue
         said[rank] = -behind(lags[rank])
@@ -83,22 +106,9 @@ def mark(tokens, lags, temperature, base, position, unseen, marks):
             said[rank] += gumbel_of(key, tokens[rank])
         if best < 0 or said[rank] > said[best]:
             best = rank
-    if best < 0:
-        marks[:] = -1
-        return
-    others = math.log(known * OTHERS / (1.0 - OTHERS)) + EULER if drawn else -math.inf
-    highest = max(said[best], others)
-    whole = math.exp(others - highest)
-    for rank in range(count):
-        if tokens[rank] != unseen:
-            said[rank] = math.exp(said[rank] - highest)
-            whole += said[rank]
-    for rank in range(count):
-        marks[rank] = -1
-        if tokens[rank] != unseen:
-            marks[rank] = _odds(said[rank], whole - said[rank]) + (0 if rank == best else SHARES)
-            if not drawn and lags[rank] >= PLACES:
-                marks[rank] = 2 * SHARES + lags[rank] - PLACES
+    if best < 0 or not drawn:
+        return best, -math.inf
+    return best, math.log(known * OTHERS / (1.0 - OTHERS)) + EULER
 
 
 @compiled
