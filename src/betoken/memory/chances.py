@@ -37,6 +37,7 @@ def lag(behind):
 
 @compiled
 def behind(lag):
+    """By how many nats; of whose place alone is known, by as many as its place lets expect."""
     return 2.0 * math.log(lag - PLACES + 1.0) if lag >= PLACES else lag / STEPS
 
 

@@ -1,10 +1,11 @@
 """`recycling`: Token Recycling (Luo et al. 2024, arXiv 2408.08696): what the target last held likely after a token, drafted again.
 
 A forward pass says the likeliest successors of every node it was fed, accepted or not. They are kept, a row a token (the paper's
-adjacency matrix, section 3.1), and the last write wins. Four things differ from the paper, each measured in docs/methods.md. The
+adjacency matrix, section 3.1), and the last write wins. Five things differ from the paper, each measured in docs/methods.md. The
 tree is grown best first instead of having one fixed shape (section 3.2): a successor's score is how often one like it, in a row
-like this one, was right so far. What is like it is told by how likely the target held it then, compared with the other successors. Beside
-a row for each token there is one for each pair of tokens. And the context is read too.
+like this one, was right so far. What is like it is told by how likely the target held it then, compared with the other successors. Where
+tokens are drawn, the noise of the draw to come, which is known, is added to that. Beside a row for each token there is one for each pair of
+tokens. And the context is read too.
 """
 
 from collections import OrderedDict
