@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from strategies import VOCAB, Watched, check_identity, decode, expecting, request, toy, view
 
 from betoken.draft import Draft, chain
+from betoken.draws import gumbel_of, key_at
 from betoken.engine import Engine, Request
 from betoken.errors import ParameterError
-from betoken.memory.chances import EULER, ODDS, OTHERS, PLACES, SHARES, STEPS, gumbel_of, key_at
+from betoken.memory.chances import EULER, ODDS, OTHERS, PLACES, SHARES, STEPS
 from betoken.memory.recycled import Rows, room_for
 from betoken.memory.successors import (
     BELIEF,

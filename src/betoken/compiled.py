@@ -15,7 +15,7 @@ import numba
 from numba import njit
 
 HERE = Path(__file__).parent
-SOURCES = ("addresses.py", "memory/*.py", "policy/*.py", "targets/likeliest.py")
+SOURCES = ("addresses.py", "draws.py", "memory/*.py", "policy/*.py", "targets/likeliest.py")
 
 
 def compiled(function: Callable[..., Any]) -> Any:

@@ -127,6 +127,15 @@ class SlotCache:
             for tensor, copy in zip(group.tensors(), pair, strict=True):
                 tensor[:, row, :, :length] = copy[:, :, :length]
 
+    def tensors(self) -> list[Tensor]:
+        """Keys and values, `[layers, rows, heads, slots, dim]`, of each kind of layer; others once there is more room, or less."""
+        return [tensor for group in self._groups for tensor in group.tensors()]
+
+    def place(self, layer: int) -> tuple[int, int]:
+        """Of which kind a layer is that was written before, and where it is among those."""
+        group, index = self._place[layer]
+        return self._groups.index(group), index
+
     def trim(self) -> None:
         """Give all memory back; no row may be in use."""
         for group in self._groups:

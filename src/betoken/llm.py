@@ -100,7 +100,7 @@ class LLM:
         try:
             if draft is not None:
                 small = load_draft(draft, loaded, dtype=dtype, device=device)
-                self._draft = HFTarget(small.model, pack=pack, own=small.ours, reproducible=reproducible)
+                self._draft = HFTarget(small.model, pack=pack, own=small.ours, reproducible=reproducible, guesses=True)
             self.info = describe(loaded, small, self.method)
             self._room(None, None)
         except BaseException:

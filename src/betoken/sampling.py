@@ -69,6 +69,7 @@ class Sampler:
         penalties = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
         self._penalised = penalties != (1, 0, 0)
         masked = self._mask is not None or self._matcher is not None
+        self._filters = 0 < params.top_k < vocab_size or params.top_p < 1 or params.min_p > 0
         self._adjusted = self._penalised or bool(params.logit_bias or params.bad_words) or masked
 
     @property
@@ -99,7 +100,7 @@ class Sampler:
         """Which draw the token at an output position comes of, for who guesses it."""
         if self.params.greedy:
             return LIKELIEST
-        return Draw(self.params.temperature, self.noise.base, position)
+        return Draw(float(self.params.temperature), self.noise.base, position)
 
     def choose(self, logits_V: Logits) -> int | None:
         """The token at the next position; notes its log-probability where the request wants them. None where the masks
@@ -107,9 +108,35 @@ class Sampler:
         law = self._allowed_law(logits_V, ())
         if law is None:
             return None
-        token = int(np.argmax(self._noisy(self._filtered(law), 0)))
+        token = self._first(law)
         self.note(logits_V, token)
         return token
+
+    def _first(self, law: Law) -> int:
+        """The token of an adjusted law. As `perturbed_argmax`, in a seventh of the time."""
+        if self.params.greedy:
+            return int(np.argmax(law))
+        # Here and not above: whoever takes the likeliest need not wait for the compiler.
+        from betoken.draws import drawn
+
+        temperature = float(self.params.temperature)  # compiled once
+        if self._filters:
+            law, temperature = self._filtered(law), 1.0
+        return int(drawn(law, temperature, self.noise.base, self.position))
+
+    def leaders(self, logits_V: Logits, ahead: Sequence[int], count: int) -> tuple[list[int], list[float]]:
+        """Where `perturbed` is highest, best first, and how high: so many tokens, at most."""
+        from betoken.draws import highest
+
+        law = self._allowed_law(logits_V, ahead)
+        law = np.array(logits_V, dtype=np.float64) if law is None else law
+        temperature = float(self.params.temperature)  # compiled once
+        if self._filters and not self.params.greedy:
+            law, temperature = self._filtered(law), 1.0
+        count = min(count, len(law))
+        ids, values = np.zeros(count, np.int64), np.empty(count)
+        highest(law, temperature, self.noise.base, self.position + len(ahead), ids, values)
+        return ids.tolist(), values.tolist()
 
     def stuck(self, logits_V: Logits) -> bool:
         """Whether no token may come next: a grammar is complete, or asks for what other masks forbid."""

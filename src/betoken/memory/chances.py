@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from betoken.compiled import compiled
-from betoken.noise import EMIT, GOLDEN
+from betoken.draws import gumbel_of, key_at
 
 # How far behind the first a successor was, in so many steps a nat. Where that is not known, its place, from PLACES on: then it is taken to be
 # twice the log of that.
@@ -22,9 +22,6 @@ SHARES = 2 * ODDS + 1
 # Of all tokens but the successors that are known the likeliest may be drawn: this much of the law is theirs, and the noise of many tokens
 # together is higher by this.
 OTHERS, EULER = 0.2, 0.5772
-# A seed's hash goes on by a position, then by the stream of what the target says; see `noise.key`.
-STEP, STREAM = np.uint64(GOLDEN), np.uint64((EMIT + 1) * GOLDEN)
-ONE = np.uint64(1)
 
 
 @compiled
@@ -39,33 +36,6 @@ def lag(behind):
 def behind(lag):
     """By how many nats; of whose place alone is known, by as many as its place lets expect."""
     return 2.0 * math.log(lag - PLACES + 1.0) if lag >= PLACES else lag / STEPS
-
-
-@compiled
-def _mix(x):
-    """`noise.mix`."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-@compiled
-def key_at(base, position):
-    """The key of the draw at a position, of a request with this `noise.base`."""
-    return _mix(_mix(base + (np.uint64(position) + ONE) * STEP) + STREAM)
-
-
-@compiled
-def uniform_of(key, token):
-    """`noise.uniforms`, of one token."""
-    bits = _mix(key + (np.uint64(token) + ONE) * STEP) >> np.uint64(12)
-    return (float(bits) + 0.5) * 2.0**-52
-
-
-@compiled
-def gumbel_of(key, token):
-    """`noise.gumbel`, of one token."""
-    return -math.log(-math.log(uniform_of(key, token)))
 
 
 @compiled

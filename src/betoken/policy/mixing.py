@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from betoken.compiled import compiled
-from betoken.memory.chances import key_at, uniform_of
+from betoken.draws import key_at, uniform_of
 
 NONE = -1
 MOST = 5  # members of one tree

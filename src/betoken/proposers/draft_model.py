@@ -25,7 +25,7 @@ LEARNING_RATE = 0.08
 FIRST_ESTIMATE = 0.7
 RETRY = 12
 MOST = {"k": 128, "width": 64, "nodes": 4096}
-# How far below a sibling's perturbed value still counts: the rest shares too little to matter for a score.
+# A token's score is its share among so many: the rest shares too little to matter.
 RIVALS = 8
 
 
@@ -187,8 +187,8 @@ class DraftModel(BaseProposer):
             return [tree.add(tree.frontier[0], -1 if token is None else token, 1.0)]
         grown: list[int] = []
         for node in tree.frontier:
-            perturbed_V = tree.seq.sampler.perturbed(scores.logits(index, node), tree.path(node))
-            grown += [tree.add(node, token, score) for token, score in _ranked(perturbed_V, self._width)]
+            leaders = tree.seq.sampler.leaders(scores.logits(index, node), tree.path(node), max(self._width, RIVALS))
+            grown += [tree.add(node, token, score) for token, score in _ranked(*leaders, self._width)]
         grown.sort(key=lambda node: -tree.values[node])
         return sorted(node for node in grown[: self._width] if tree.values[node] > self._min_value)
 
@@ -233,14 +233,11 @@ class DraftModel(BaseProposer):
         self._model.release(seq_id)
 
 
-def _ranked(perturbed_V: npt.NDArray[np.float64], width: int) -> list[tuple[int, float]]:
-    """The `width` highest perturbed values and their scores: a softmax over the leaders, which is no law but ranks like one."""
-    size = min(max(width, RIVALS), len(perturbed_V))
-    leaders = np.argpartition(perturbed_V, -size)[-size:]
-    leaders = leaders[np.lexsort((leaders, -perturbed_V[leaders]))]
-    weights = np.exp(perturbed_V[leaders] - perturbed_V[leaders[0]])
-    weights /= weights.sum()
-    return [(int(leaders[i]), float(weights[i])) for i in range(min(width, size)) if weights[i] > 0]
+def _ranked(tokens: Sequence[int], values: Sequence[float], width: int) -> list[tuple[int, float]]:
+    """The first `width` leaders and their scores: a softmax over all of these, which is no law but ranks like one."""
+    weights = [math.exp(value - values[0]) for value in values]
+    whole = math.fsum(weights)
+    return [(token, weight / whole) for token, weight in zip(tokens[:width], weights, strict=False) if weight > 0]
 
 
 def _path(tree: _Tree, tokens: Sequence[int], nodes: int) -> list[int]:

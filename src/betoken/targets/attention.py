@@ -85,7 +85,7 @@ def _attend(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
         )
         return result
-    heads, groups, queries = query.shape[1], key.shape[1], query.shape[2]
+    heads, groups, queries = int(query.shape[1]), int(key.shape[1]), int(query.shape[2])  # a trace has tensors there
     # The grouped kernel is slow for few queries, except on small float32 heads.
     slow = query.dtype != torch.float32 or query.shape[3] >= 64
     if heads == groups or queries >= FEW_QUERIES or not slow:

@@ -28,6 +28,7 @@ from betoken.targets.packing import Undo, can_pack, pack_linears
 from betoken.targets.scores import HFScores, JoinedScores
 from betoken.targets.sizes import padded, sizes
 from betoken.targets.splitting import runs
+from betoken.targets.tracing import Traced
 
 # Even of a tiny model a pass costs as much as so many slots of one row (measured on two cores: 4 ms of 43).
 LEAST_OVERHEAD = 8192
@@ -57,6 +58,7 @@ class HFTarget:
     own:          nobody else uses the model, so packed weights may replace the plain ones until `close`
     reproducible: one code path and one padded width whatever is drafted, so that rounding does not depend on the draft
     max_context:  a smaller context than the model's own
+    guesses:      its answers are checked by another one, so that short passes may be traced (`tracing`), where the model is small
 
     Raises UnsupportedModelError.
     """
@@ -69,6 +71,7 @@ class HFTarget:
         own: bool = False,
         reproducible: bool = False,
         max_context: int | None = None,
+        guesses: bool = False,
     ) -> None:
         refuse_unsupported(model)
         self.model = model
@@ -85,6 +88,7 @@ class HFTarget:
         self._order: list[int] = []
         self._rows: dict[int, RowState] = {}
         self._pads = False
+        self._traced: Traced | None = None
         self._align = ALIGNED if model.device.type == "cuda" else 1
         self.info: TargetInfo = describe(model, max_context)
         self.info = probe(self, self.info)
@@ -93,6 +97,7 @@ class HFTarget:
         # Of large models, and where other tokens need other experts, padding costs more than it saves.
         self._pads = bool(self._undo) and can_pack(model) and self._weights <= PADDED and not self.info.experts
         self._pads = self._pads and not reproducible
+        self._traced = Traced(model, self._plan, self._cache) if guesses and self._pads else None
 
     def close(self) -> None:
         """Give the model back as it was found."""
@@ -173,7 +178,11 @@ class HFTarget:
         by_place = {self._order.index(feed.row): feed for feed in feeds}
         passes = self._passes(by_place)
         if len(passes) == 1:
-            return self._pass(by_place, feeds)
+            return (
+                self._pass(by_place, feeds)
+                if self._traced is None or len(feeds) > 1
+                else self._short(self._traced, feeds[0])
+            )
         parts = [(one, [*one.values()]) for one in passes]
         return JoinedScores([(self._pass(one, of), of) for one, of in parts], feeds)
 
@@ -222,6 +231,18 @@ class HFTarget:
         if roots:
             offsets = [roots.index(offset - 1) + 1 for offset in offsets]
         return HFScores(logits_BKV, places, offsets, feeds)
+
+    def _short(self, traced: Traced, feed: Feed) -> "HFScores":
+        """One row's pass, as a graph where it is a short chain and there is one."""
+        state, place = self._rows[feed.row], self._order.index(feed.row)
+        tokens, start = (*feed.tokens, *feed.draft.tokens[feed.start :]), state.length if feed.tokens else state.used
+        size = traced.size(len(tokens), start) if feed.draft.is_chain else 0
+        if not traced.knows(size):
+            scores = self._pass({place: feed}, [feed])
+            traced.see(size, place, tokens, start, scores.logits_BKV)
+            return scores
+        state.take(feed)
+        return HFScores(traced.run(size, place, tokens, start), [0], [len(feed.tokens) - feed.start], [feed])
 
     def _aligned(self, states: list[RowState], by_place: dict[int, Feed]) -> tuple[int, int]:
         """What the number of slots should be a multiple of, and how many tokens each row should be fed at least; nothing takes more

@@ -22,7 +22,7 @@ class HFScores:
     """
 
     def __init__(self, logits_BKV: Tensor, rows: list[int], offsets: list[int], feeds: Sequence[Feed]) -> None:
-        self._logits_BKV, self._rows, self._offsets, self._feeds = logits_BKV, rows, offsets, feeds
+        self.logits_BKV, self._rows, self._offsets, self._feeds = logits_BKV, rows, offsets, feeds
         self._tops: dict[tuple[int, int], Top] = {}
         # On a CPU most nodes of a tree are never asked for, and at a temperature none is. Elsewhere one transfer serves the whole batch;
         # it also waits for an accelerator, so the time lands where the forward is.
@@ -54,7 +54,7 @@ class HFScores:
         if self._here_BKV is not None:
             logits_V: npt.NDArray[Any] = self._here_BKV[self._rows[index], self._query(index, node)]
             return logits_V
-        row: Tensor = self._logits_BKV[self._rows[index], self._query(index, node)]
+        row: Tensor = self.logits_BKV[self._rows[index], self._query(index, node)]
         return row.float().cpu().numpy()
 
     def top_ids(self, index: int, k: int) -> npt.NDArray[Any]:
@@ -82,7 +82,7 @@ class HFScores:
     def _find_top(self, index: int, k: int) -> Top:
         row, first, last = self._nodes(index)
         if self._here_BKV is None:
-            found = self._logits_BKV[row, first:last].topk(k, dim=-1)
+            found = self.logits_BKV[row, first:last].topk(k, dim=-1)
             return found.indices.cpu().numpy(), found.values.float().cpu().numpy()
         # Here and not above: whoever asks for several has the compiler loaded, others need not wait for it.
         from betoken.targets.likeliest import likeliest
