@@ -233,16 +233,17 @@ class HFTarget:
         return HFScores(logits_BKV, places, offsets, feeds)
 
     def _short(self, traced: Traced, feed: Feed) -> "HFScores":
-        """One row's pass, as a graph where it is a short chain and there is one."""
+        """One row's pass, as a graph where it is a short chain, of which the last token's logits alone can be asked for, and there is one."""
         state, place = self._rows[feed.row], self._order.index(feed.row)
-        tokens, start = (*feed.tokens, *feed.draft.tokens[feed.start :]), state.length if feed.tokens else state.used
-        size = traced.size(len(tokens), start) if feed.draft.is_chain else 0
+        tokens, start = feed.tokens or feed.draft.tokens[feed.start :], state.length if feed.tokens else state.used
+        few = (feed.tokens and not feed.draft.tokens) or (len(tokens) == 1 and feed.draft.is_chain)
+        size = traced.size(len(tokens), start) if few else 0
         if not traced.knows(size):
             scores = self._pass({place: feed}, [feed])
             traced.see(size, place, tokens, start, scores.logits_BKV)
             return scores
         state.take(feed)
-        return HFScores(traced.run(size, place, tokens, start), [0], [len(feed.tokens) - feed.start], [feed])
+        return HFScores(traced.run(place, tokens, start), [0], [1 if feed.tokens else -feed.start], [feed])
 
     def _aligned(self, states: list[RowState], by_place: dict[int, Feed]) -> tuple[int, int]:
         """What the number of slots should be a multiple of, and how many tokens each row should be fed at least; nothing takes more

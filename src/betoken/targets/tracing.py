@@ -20,8 +20,8 @@ from betoken.kv import SlotCache
 from betoken.targets.capability import MaskPlan
 
 LOG = logging.getLogger("betoken.traced")
-# Passes are padded to one of so many tokens, for each takes a graph of its own; and read a multiple of so many slots.
-SIZES, SLOTS = (1, 2, 4, 8), 64
+# Each number of tokens takes a graph of its own; of longer passes less is Python's. They read a multiple of so many slots.
+LONGEST, SLOTS = 6, 64
 # So many passes of one size before one is traced, and so many that are checked; how far apart logits may be, of the largest.
 OFTEN, CHECKS, TOLERANCE = 3, 3, 1e-3
 
@@ -42,11 +42,8 @@ class Traced:
         self._failed = False
 
     def size(self, tokens: int, start: int) -> int:
-        """What a pass of so many tokens that begins at this slot is padded to; 0 where it is not for a graph."""
-        if self._failed or not tokens or tokens > SIZES[-1]:
-            return 0
-        size = next(size for size in SIZES if size >= tokens)
-        return size if start + size <= self._cache.slots else 0
+        """Of a pass of so many tokens that begins at this slot; 0 where it is not for a graph."""
+        return tokens if not self._failed and tokens <= LONGEST and start + tokens <= self._cache.slots else 0
 
     def knows(self, size: int) -> bool:
         """Whether there is a graph for passes of this size that has been checked."""
@@ -62,7 +59,7 @@ class Traced:
         try:
             if size not in self._graphs:
                 self._graphs[size] = self._trace(size, row, start)
-            self._check(logits_BQV[0, : len(tokens)], self.run(size, row, tokens, start)[0, : len(tokens)])
+            self._check(logits_BQV[0, size - 1], self.run(row, tokens, start)[0, 0])
         except Exception as failure:  # whatever a model may do
             self._failed = True
             LOG.info("passes are not traced: %s", str(failure).strip().split("\n")[0][:200])
@@ -72,12 +69,12 @@ class Traced:
         if not off <= TOLERANCE * max(largest, 1e-6):
             raise ValueError(f"logits are off by {off:.3g}, of {largest:.3g}")
 
-    def run(self, size: int, row: int, tokens: Sequence[int], start: int) -> Tensor:
-        """`[1, size, V]` logits."""
-        ids = torch.tensor([[*tokens, *(0,) * (size - len(tokens))]])
+    def run(self, row: int, tokens: Sequence[int], start: int) -> Tensor:
+        """`[1, 1, V]`: the last token's logits."""
         # Nothing is optimised for the first shapes that come: the next ones are others.
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            return self._graphs[size](ids, torch.tensor(start), *self._window(row, start + size))
+            given = torch.tensor([tokens]), torch.tensor(start), *self._window(row, start + len(tokens))
+            return self._graphs[len(tokens)](*given)
 
     def _window(self, row: int, used: int) -> tuple[Tensor, ...]:
         """Views of one row's slots, as many as are used and some."""
@@ -91,7 +88,7 @@ class Traced:
         return self._views[row, slots]
 
     def _trace(self, size: int, row: int, start: int) -> Pass:
-        steps = torch.arange(size)
+        steps, keep = torch.arange(size), {"logits_to_keep": 1} if self._plan.keeps_logits else {}
 
         def one_pass(ids_BQ: Tensor, start: Tensor, *windows: Tensor) -> Tensor:
             slots_Q = start + steps
@@ -101,8 +98,9 @@ class Traced:
                 position_ids=slots_Q[None],
                 past_key_values=_Windows(self._cache, windows, slots_Q),
                 use_cache=True,
+                **keep,
             ).logits
-            return logits
+            return logits[:, -1:]
 
         given = torch.zeros((1, size), dtype=torch.int64), torch.tensor(start), *self._window(row, start + size)
         with warnings.catch_warnings(), _constant(self._model):
