@@ -236,8 +236,8 @@ class HFTarget:
         """One row's pass, as a graph where it is a short chain, of which the last token's logits alone can be asked for, and there is one."""
         state, place = self._rows[feed.row], self._order.index(feed.row)
         tokens, start = feed.tokens or feed.draft.tokens[feed.start :], state.length if feed.tokens else state.used
-        few = (feed.tokens and not feed.draft.tokens) or (len(tokens) == 1 and feed.draft.is_chain)
-        size = traced.size(len(tokens), start) if few else 0
+        few = not feed.draft.tokens if feed.tokens else len(tokens) == 1 and feed.draft.is_chain
+        size = traced.size(place, len(tokens), start) if few else 0
         if not traced.knows(size):
             scores = self._pass({place: feed}, [feed])
             traced.see(size, place, tokens, start, scores.logits_BKV)

@@ -41,28 +41,33 @@ class Traced:
         self._base: Sequence[Tensor] = ()
         self._failed = False
 
-    def size(self, tokens: int, start: int) -> int:
-        """Of a pass of so many tokens that begins at this slot; 0 where it is not for a graph."""
-        return tokens if not self._failed and tokens <= LONGEST and start + tokens <= self._cache.slots else 0
+    def size(self, row: int, tokens: int, start: int) -> int:
+        """Of a pass of so many tokens that begins at this slot of a row of the cache; 0 where it is not for a graph."""
+        room = row < self._cache.rows and start + tokens <= self._cache.slots
+        return tokens if room and tokens <= LONGEST and not self._failed else 0
 
     def knows(self, size: int) -> bool:
         """Whether there is a graph for passes of this size that has been checked."""
         return self._seen[size] >= OFTEN + CHECKS and not self._failed
 
     def see(self, size: int, row: int, tokens: Sequence[int], start: int, logits_BQV: Tensor) -> None:
-        """What the model itself said to such a pass; once some have come, it is traced, and checked. row: of the cache."""
+        """What the model itself said to such a pass; once some have come, it is traced, and checked."""
         if not size or self._failed:
             return
         self._seen[size] += 1
         if self._seen[size] <= OFTEN:
             return
+        written = [window[:, :, :, start : start + size] for window in self._window(row, start + size)]
+        theirs = [window.clone() for window in written]
         try:
             if size not in self._graphs:
-                self._graphs[size] = self._trace(size, row, start)
+                self._graphs[size] = self._trace(row, tokens, start)
             self._check(logits_BQV[0, size - 1], self.run(row, tokens, start)[0, 0])
         except Exception as failure:  # whatever a model may do
             self._failed = True
             LOG.info("passes are not traced: %s", str(failure).strip().split("\n")[0][:200])
+        for ours, kept in zip(written, theirs, strict=True):
+            ours.copy_(kept)
 
     def _check(self, theirs: Tensor, ours: Tensor) -> None:
         off, largest = float((theirs - ours).abs().max()), float(theirs.abs().max())
@@ -87,8 +92,8 @@ class Traced:
             self._views[row, slots] = tuple(tensor[:, row : row + 1, :, :slots] for tensor in base)
         return self._views[row, slots]
 
-    def _trace(self, size: int, row: int, start: int) -> Pass:
-        steps, keep = torch.arange(size), {"logits_to_keep": 1} if self._plan.keeps_logits else {}
+    def _trace(self, row: int, tokens: Sequence[int], start: int) -> Pass:
+        steps, keep = torch.arange(len(tokens)), {"logits_to_keep": 1} if self._plan.keeps_logits else {}
 
         def one_pass(ids_BQ: Tensor, start: Tensor, *windows: Tensor) -> Tensor:
             slots_Q = start + steps
@@ -102,7 +107,7 @@ class Traced:
             ).logits
             return logits[:, -1:]
 
-        given = torch.zeros((1, size), dtype=torch.int64), torch.tensor(start), *self._window(row, start + size)
+        given = torch.tensor([tokens]), torch.tensor(start), *self._window(row, start + len(tokens))
         with warnings.catch_warnings(), _constant(self._model):
             warnings.simplefilter("ignore")
             traced: Pass = torch.jit.trace(one_pass, given, check_trace=False)  # type: ignore[no-untyped-call]
