@@ -69,6 +69,7 @@ class Sampler:
         penalties = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
         self._penalised = penalties != (1, 0, 0)
         masked = self._mask is not None or self._matcher is not None
+        self._heat = float(params.temperature)  # whole numbers, too: code is compiled for each type
         self._filters = 0 < params.top_k < vocab_size or params.top_p < 1 or params.min_p > 0
         self._adjusted = self._penalised or bool(params.logit_bias or params.bad_words) or masked
 
@@ -98,9 +99,7 @@ class Sampler:
 
     def draw_at(self, position: int) -> Draw:
         """Which draw the token at an output position comes of, for who guesses it."""
-        if self.params.greedy:
-            return LIKELIEST
-        return Draw(float(self.params.temperature), self.noise.base, position)
+        return Draw(self._heat, self.noise.base, position) if self._heat > 0 else LIKELIEST
 
     def choose(self, logits_V: Logits) -> int | None:
         """The token at the next position; notes its log-probability where the request wants them. None where the masks
@@ -119,7 +118,7 @@ class Sampler:
         # Here and not above: whoever takes the likeliest need not wait for the compiler.
         from betoken.draws import drawn
 
-        temperature = float(self.params.temperature)  # compiled once
+        temperature = self._heat
         if self._filters:
             law, temperature = self._filtered(law), 1.0
         return int(drawn(law, temperature, self.noise.base, self.position))
@@ -130,7 +129,7 @@ class Sampler:
 
         law = self._allowed_law(logits_V, ahead)
         law = np.array(logits_V, dtype=np.float64) if law is None else law
-        temperature = float(self.params.temperature)  # compiled once
+        temperature = self._heat
         if self._filters and not self.params.greedy:
             law, temperature = self._filtered(law), 1.0
         count = min(count, len(law))

@@ -88,7 +88,7 @@ class Claims:
     """
 
     __slots__ = (
-        "_at", "_emitted", "_given", "_members", "_mine", "_more", "_most", "_numbers", "_own_prices", "_parents", "_records", "_room", "_state", "_tokens", "_values", "asked", "size", "step",
+        "_at", "_bases", "_emitted", "_given", "_members", "_mine", "_more", "_most", "_numbers", "_own_prices", "_parents", "_records", "_room", "_state", "_tokens", "_values", "asked", "size", "step",
     )  # fmt: skip
 
     def __init__(self, records: Records, room: int, most: int | None = None, priced: Places | None = None) -> None:
@@ -109,6 +109,7 @@ class Claims:
         self._emitted, self._values = items(mine.emitted), items(mine.values)
         self._tokens, self._parents, self._members = items(mine.tokens), items(mine.parents), items(mine.members)
         self._state, self._numbers = items(mine.state), items(mine.numbers)
+        self._bases = items(mine.state.view(np.uint64))
         self.step = 0
         self.clear()
 
@@ -142,7 +143,7 @@ class Claims:
         scores take no account of its noise."""
         state = self._state
         state[DEAF], state[POSITION] = deaf if draw.temperature > 0 else 0, draw.position
-        self._mine.state.view(np.uint64)[BASE] = draw.base
+        self._bases[BASE] = draw.base
         state[STOOD] = state[WHERE] = before
         state[CHOSEN] = self.size = self.asked = 0
         self._numbers[ADDED] = 0.0
