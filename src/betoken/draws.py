@@ -63,7 +63,7 @@ def highest(law, temperature, base, position, ids, values):
                 continue
             value = law[token] / temperature + gumbel_of(key, token) if drawn else float(law[token])
             if count < most or value > values[most - 1]:
-                count = _insert(ids, values, count, most, token, value)
+                count = insert(values, ids, count, most, value, token)
 
 
 @compiled
@@ -80,8 +80,8 @@ def _bound(law, factor, key, first, bounds):
 
 
 @compiled
-def _insert(ids, values, count, most, token, value):
-    """Into the highest so far, in the place of the last where there are `most`. Returns how many there are."""
+def insert(values, ids, count, most, value, token):
+    """Into the highest so far, in order, in the place of the last where there are `most`. Returns how many there are."""
     at = count = min(count, most - 1)
     while at > 0 and values[at - 1] < value:
         values[at], ids[at] = values[at - 1], ids[at - 1]

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from betoken.compiled import compiled
+from betoken.draws import insert
 
 # Logits are taken in so many lanes: those that are among the k highest lie in the k lanes whose highest are.
 LANES = 64
@@ -32,26 +33,15 @@ def _likeliest(logits, k, found, values):
             lanes = 0
             for lane in range(LANES):
                 if lanes < few or highest[lane] > ranked[few - 1]:
-                    lanes = _insert(ranked, order, lanes, few, highest[lane], lane)
+                    lanes = insert(ranked, order, lanes, few, highest[lane], lane)
             for place in range(few):
                 for token in range(order[place], whole, LANES):
                     if count < k or row[token] > best[k - 1]:
-                        count = _insert(best, found[i], count, k, row[token], token)
+                        count = insert(best, found[i], count, k, row[token], token)
         for token in range(whole, len(row)):
             if count < k or row[token] > best[k - 1]:
-                count = _insert(best, found[i], count, k, row[token], token)
+                count = insert(best, found[i], count, k, row[token], token)
         values[i] = best
-
-
-@compiled
-def _insert(values, ids, count, most, value, number):
-    """Into the highest so far, in order, in the place of the last where there are `most`. Returns how many there are."""
-    at = count = min(count, most - 1)
-    while at > 0 and values[at - 1] < value:
-        values[at], ids[at] = values[at - 1], ids[at - 1]
-        at -= 1
-    values[at], ids[at] = value, number
-    return count + 1
 
 
 def likeliest(logits: npt.NDArray[Any], k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
