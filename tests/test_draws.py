@@ -37,11 +37,13 @@ def test_the_highest_are_those_of_all_noise(size: int, temperature: float, sprea
         law[rng.integers(size)] = 0.0
         values = all_noise(law, temperature, seed, seed)
         ids, found = np.zeros(8, np.int64), np.empty(8)
-        highest(law, temperature, np.uint64(base(seed, 0)), seed, ids, found)
+        noisy, weights = temperature > 0, law / temperature if temperature else law
+        highest(weights, noisy, np.uint64(base(seed, 0)), seed, ids, found)
         count = min(8, int(np.isfinite(values).sum()))
         assert ids[:count].tolist() == best_of(values, count)
         np.testing.assert_allclose(found[:count], values[ids[:count]], rtol=1e-12)
-        assert drawn(law, temperature, np.uint64(base(seed, 0)), seed) == best_of(values, 1)[0]
+        if noisy:
+            assert drawn(weights, np.uint64(base(seed, 0)), seed) == best_of(values, 1)[0]
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(0, 10_000), st.integers(0, 3 * CHUNK))
@@ -53,9 +55,9 @@ def test_the_twin_is_the_noise(seed: int, position: int, token: int) -> None:
 
 def test_where_nothing_is_left_the_first_is_taken() -> None:
     """As `argmax` does: of a law of -inf alone, and of equals."""
-    assert drawn(np.full(700, -np.inf), 1.0, np.uint64(5), 3) == 0
+    assert drawn(np.full(700, -np.inf), np.uint64(5), 3) == 0
     ids, values = np.zeros(3, np.int64), np.empty(3)
-    highest(np.zeros(700), 0.0, np.uint64(5), 3, ids, values)
+    highest(np.zeros(700), False, np.uint64(5), 3, ids, values)
     assert ids.tolist() == [0, 1, 2]
 
 
@@ -64,7 +66,7 @@ def test_a_rare_number_is_seen() -> None:
     law = np.zeros(4 * CHUNK)
     law[1:] = -9.0
     positions = range(3000)
-    found = [drawn(law, 1.0, np.uint64(base(1, 0)), position) for position in positions]
+    found = [drawn(law, np.uint64(base(1, 0)), position) for position in positions]
     assert found == [int(np.argmax(law + gumbel(1, 0, position, len(law)))) for position in positions]
     assert 0 < sum(token > 0 for token in found) < len(found)
 

@@ -5,6 +5,7 @@ logarithm says of nearly every token that it has none: a few dozen are looked at
 """
 
 import math
+from functools import cache
 
 import numpy as np
 
@@ -47,27 +48,27 @@ def gumbel_of(key, token):
 
 
 @compiled
-def highest(law, temperature, base, position, ids, values):
-    """The tokens where `law / temperature` and the noise of the draw at this position are highest together, best first, of equals the lowest
-    first: as many as there is room for, and a law has tokens. temperature: 0: `law` alone is looked at."""
-    drawn, count, most = temperature > 0.0, 0, min(len(ids), len(law))
-    key = key_at(base, position) if drawn else base
+def highest(law, noisy, base, position, ids, values):
+    """The tokens where a law is highest together with the noise of the draw at this position, or alone: best first, of equals the lowest
+    first, as many as there is room for and a law has tokens."""
+    count, most = 0, min(len(ids), len(law))
+    key = key_at(base, position) if noisy else base
     bounds = np.empty(CHUNK)
     for begin in range(0, len(law), CHUNK):
         size = min(CHUNK, len(law) - begin)
-        if drawn:
-            _bound(law[begin : begin + size], 1.0 / temperature, key, begin, bounds)
+        if noisy:
+            _bound(law[begin : begin + size], key, begin, bounds)
         for i in range(size):
             token = begin + i
-            if count == most and (bounds[i] if drawn else law[token]) < values[most - 1]:
+            if count == most and (bounds[i] if noisy else law[token]) < values[most - 1]:
                 continue
-            value = law[token] / temperature + gumbel_of(key, token) if drawn else float(law[token])
+            value = law[token] + gumbel_of(key, token) if noisy else law[token]
             if count < most or value > values[most - 1]:
                 count = insert(values, ids, count, most, value, token)
 
 
 @compiled
-def _bound(law, factor, key, first, bounds):
+def _bound(law, key, first, bounds):
     """No less than each token's law and noise: of a number u the noise is -log(-log u), no more than -log(1 - u), and that no more than what
     its exponent says."""
     rest = np.empty(CHUNK)
@@ -75,8 +76,7 @@ def _bound(law, factor, key, first, bounds):
         rest[i] = 1.0 - uniform_of(key, first + i)
     exponents = rest.view(np.int64)
     for i in range(len(law)):
-        exponent = (exponents[i] >> 52) - EXPONENT_BIAS
-        bounds[i] = law[i] * factor - LOG_2 * exponent + SLACK
+        bounds[i] = law[i] - LOG_2 * ((exponents[i] >> 52) - EXPONENT_BIAS) + SLACK
 
 
 @compiled
@@ -91,8 +91,15 @@ def insert(values, ids, count, most, value, token):
 
 
 @compiled
-def drawn(law, temperature, base, position):
+def drawn(law, base, position):
     """The token that is drawn."""
     ids, values = np.zeros(1, np.int64), np.empty(1)
-    highest(law, temperature, base, position, ids, values)
+    highest(law, True, base, position, ids, values)
     return ids[0]
+
+
+@cache
+def warm_up() -> None:
+    """Load the compiled code (a quarter of a second), or compile it (once after installation): here, and not inside a timed step."""
+    drawn(np.zeros(1), np.uint64(0), 0)
+    highest(np.zeros(1), True, np.uint64(0), 0, np.zeros(1, np.int64), np.empty(1))

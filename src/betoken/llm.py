@@ -125,7 +125,11 @@ class LLM:
         return self._measured[0]
 
     def warm_up(self, seconds: float = 5.0) -> None:
-        """Have compiled what the first forward passes would compile, as far as the time goes: for whoever serves, and answers soon."""
+        """Have compiled what the first forward passes, and draws, would compile, as far as the time goes: for whoever serves, and answers
+        soon."""
+        from betoken import draws
+
+        draws.warm_up()
         for target in (self._target, self._draft):
             if target is not None:
                 target.warm_up(seconds / 2)

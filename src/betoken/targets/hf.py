@@ -150,6 +150,8 @@ class HFTarget:
     def trim(self) -> None:
         if not self._order:
             self._cache.trim()
+            if self._traced is not None:
+                self._traced.let_go()
 
     def length(self, row: int) -> int:
         return self._rows[row].length if row in self._rows else 0
@@ -175,14 +177,12 @@ class HFTarget:
 
     @torch.inference_mode()
     def _fed(self, feeds: Sequence[Feed]) -> "HFScores | JoinedScores":
+        if self._traced is not None and len(feeds) == 1:
+            return self._short(self._traced, feeds[0])
         by_place = {self._order.index(feed.row): feed for feed in feeds}
         passes = self._passes(by_place)
         if len(passes) == 1:
-            return (
-                self._pass(by_place, feeds)
-                if self._traced is None or len(feeds) > 1
-                else self._short(self._traced, feeds[0])
-            )
+            return self._pass(by_place, feeds)
         parts = [(one, [*one.values()]) for one in passes]
         return JoinedScores([(self._pass(one, of), of) for one, of in parts], feeds)
 

@@ -103,9 +103,8 @@ def _two_ways(packed: Tensor, weight: Tensor, bias: Tensor | None) -> Callable[[
     plain, plain_bias = weight.float(), None if bias is None else bias.float()
 
     def forward(input: Tensor) -> Tensor:
-        if (
-            input.numel() * size < FEW_PRODUCTS or torch._C._get_tracing_state() is not None
-        ):  # a graph cannot hold packed weights
+        # A graph (`tracing`) cannot hold packed weights.
+        if input.numel() * size < FEW_PRODUCTS or torch._C._get_tracing_state() is not None:
             return linear(input.float(), plain, plain_bias).to(dtype)
         product: Tensor = multiply(input, packed, bias, "none", [], "")
         return product

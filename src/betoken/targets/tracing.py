@@ -92,6 +92,11 @@ class Traced:
             self._views[row, slots] = tuple(tensor[:, row : row + 1, :, :slots] for tensor in base)
         return self._views[row, slots]
 
+    def let_go(self) -> None:
+        """Hold none of the cache's tensors."""
+        self._base = ()
+        self._views.clear()
+
     def _trace(self, row: int, tokens: Sequence[int], start: int) -> Pass:
         steps, keep = torch.arange(len(tokens)), {"logits_to_keep": 1} if self._plan.keeps_logits else {}
 
