@@ -70,11 +70,11 @@ def take(at, drafted, count, member, rate, size, asked, step):
 
 
 @compiled
-def whom(at, extra, able, begun, readers, step, rate):
+def whom(at, extra, able, begun, near, readers, step, rate):
     """Whom a row should ask now; see `pays.whom`."""
     known, mine, priced = known_at(at), mine_at(at[MINE:]), priced_at(at[PRICED:])
     where = mine.state[WHERE]
-    return pays.whom(priced.values, extra, known.answers, mine.answers, able, begun, readers, where, step, rate)
+    return pays.whom(priced.values, extra, known.answers, mine.answers, able, begun, near, readers, where, step, rate)
 
 
 @compiled

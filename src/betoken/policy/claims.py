@@ -148,10 +148,10 @@ class Claims:
         state[CHOSEN] = self.size = self.asked = 0
         self._numbers[ADDED] = 0.0
 
-    def whom(self, extra: float, able: int, begun: int, readers: int, rate: float) -> int:
+    def whom(self, extra: float, able: int, begun: int, near: int, readers: int, rate: float) -> int:
         """Whom to ask now, -1: nobody; see `pays.whom`. Nobody is asked twice."""
         able &= ~self.asked
-        return calls.whom(self._at, extra, able, begun, readers, self.step, rate) if able else -1
+        return calls.whom(self._at, extra, able, begun, near, readers, self.step, rate) if able else -1
 
     def add(self, member: int, draft: Draft, more: Floats, rate: float = 1.0) -> float:
         """`lay` for a draft. Of one that has more nodes than may be fed, the first ones: the others' answers need room, too."""

@@ -40,11 +40,12 @@ LATELY = 15
 # Answers before a price is believed, for the first one may have had to load something; and, of a heat, fading, the first ones counting
 # less, before it is judged what they are worth: who was unlucky with the first few would not be asked again for long.
 FEWEST, EARLY = 3, 4
-# Prices of each member, lately: seconds of asking a row, of observing what came of it, of reading a sequence before the first draft;
-# then what its answers were worth, in tokens.
-ASKING, FOLLOWING, BEGINNING, USUAL = range(4)
-# What beginning a sequence costs is spread over so many steps.
-SPREAD = 24
+# Prices of each member, lately: seconds of asking a row, of observing what came of it, of reading a sequence before the first draft, and
+# what asking takes more where it has not been asked for a while; then what its answers were worth, in tokens.
+ASKING, FOLLOWING, BEGINNING, RETURNING, USUAL = range(5)
+PRICES = USUAL + 1
+# What beginning a sequence costs is spread over so many steps, what returning costs over so many answers.
+SPREAD, RETURNS = 24, 4
 # A dearer member has to be worth so much more than a cheaper one to be asked before it.
 CLEARLY = 0.15
 # How quickly what answers bring fades, an answer.
@@ -59,8 +60,8 @@ def no_answers(members: int) -> Floats:
 
 
 def no_prices(members: int) -> Floats:
-    """`[4, members, 4 + LATELY]`."""
-    return np.zeros((4, members, VALUES + LATELY))
+    """`[PRICES, members, 4 + LATELY]`."""
+    return np.zeros((PRICES, members, VALUES + LATELY))
 
 
 @compiled
@@ -109,9 +110,11 @@ def situation(added):
 
 
 @compiled
-def price(prices, member, begun):
-    """Seconds a row, at the machine's usual pace."""
+def price(prices, member, begun, near):
+    """Seconds a row, at the machine's usual pace. near: whether it was asked a moment ago."""
     seconds = prices[ASKING, member, FAIR] + prices[FOLLOWING, member, FAIR]
+    if not near:
+        seconds += prices[RETURNING, member, MIDDLE] / RETURNS
     return seconds if begun else seconds + prices[BEGINNING, member, MIDDLE] / SPREAD
 
 
@@ -167,11 +170,12 @@ def bring(shared, own, member, hits, seemed, seems):
 
 
 @compiled
-def whom(prices, extra, shared, own, able, begun, readers, where, step, rate):
+def whom(prices, extra, shared, own, able, begun, near, readers, where, step, rate):
     """Whom a row should ask now: the one whose answer is worth most beyond its price, -1 where nobody's is. Whoever
     is not known yet is asked first.
 
-    able, begun, readers: bits: who may be asked, who has read the sequence, who reads what the target holds likely
+    able, begun, near, readers: bits: who may be asked, who has read the sequence, who was asked a moment ago, who reads what the target
+           holds likely
     rate: tokens a second; extra: seconds that each answer takes besides its price
     """
     best, most, paid = -1, 0.0, 0.0
@@ -180,7 +184,7 @@ def whom(prices, extra, shared, own, able, begun, readers, where, step, rate):
             continue
         if not known(prices, member) or shared[member, :, COUNT].sum() < EARLY:
             return member
-        seconds = price(prices, member, begun >> member & 1)
+        seconds = price(prices, member, begun >> member & 1, near >> member & 1)
         usual = prices[USUAL, member, MEAN] if prices[USUAL, member, NUMBER] > 0 else HOPE
         worth = expected(shared[member, where], own[member, where], step, usual) - rate * (seconds + extra)
         if readers >> member & 1:

@@ -19,7 +19,7 @@ from betoken.policy.mixing import (
     Floats,
     Ints,
 )
-from betoken.policy.pays import ANSWER, LATELY, SITUATIONS, VALUES, no_prices
+from betoken.policy.pays import ANSWER, LATELY, PRICES, SITUATIONS, VALUES, no_prices
 
 # Numbers that may come before they are taken up, three a value.
 SOME = 3 * 64
@@ -76,7 +76,7 @@ class Wide(NamedTuple):
 
 
 class Priced(NamedTuple):
-    """Of the drafters of one policy: their prices, `[4, members, ...]` (`pays.no_prices`), and of those the medians alone, flat; and
+    """Of the drafters of one policy: their prices, `[PRICES, members, ...]` (`pays.no_prices`), and of those the medians alone, flat; and
     numbers that came lately, flat."""
 
     values: Floats
@@ -86,7 +86,7 @@ class Priced(NamedTuple):
 
 def unpriced(members: int) -> Priced:
     """Nobody has been asked yet; room for some numbers."""
-    return Priced(no_prices(members), np.zeros(4 * members), np.empty(SOME))
+    return Priced(no_prices(members), np.zeros(PRICES * members), np.empty(SOME))
 
 
 # One sequence's `Known`, `Mine` and `Priced` one after the other, and where what more nodes take lies.
@@ -147,9 +147,9 @@ def wide_at(places):
 @compiled
 def priced_at(places):
     """The `Priced` whose arrays lie there."""
-    members = places[1, 1] // 4
+    members = places[1, 1] // PRICES
     return Priced(
-        carray(pointer(places[0, 0]), (4, members, VALUES + LATELY), np.float64),
-        carray(pointer(places[1, 0]), (4 * members,), np.float64),
+        carray(pointer(places[0, 0]), (PRICES, members, VALUES + LATELY), np.float64),
+        carray(pointer(places[1, 0]), (PRICES * members,), np.float64),
         carray(pointer(places[2, 0]), (places[2, 1],), np.float64),
     )

@@ -28,7 +28,7 @@ from betoken.targets.packing import Undo, can_pack, pack_linears
 from betoken.targets.scores import HFScores, JoinedScores
 from betoken.targets.sizes import padded, sizes
 from betoken.targets.splitting import runs
-from betoken.targets.tracing import Traced
+from betoken.targets.tracing import CHECKS, LONGEST, OFTEN, Traced
 
 # Even of a tiny model a pass costs as much as so many slots of one row (measured on two cores: 4 ms of 43).
 LEAST_OVERHEAD = 8192
@@ -97,7 +97,9 @@ class HFTarget:
         # Of large models, and where other tokens need other experts, padding costs more than it saves.
         self._pads = bool(self._undo) and can_pack(model) and self._weights <= PADDED and not self.info.experts
         self._pads = self._pads and not reproducible
-        self._traced = Traced(model, self._plan, self._cache) if guesses and self._pads else None
+        if guesses and self._pads:
+            self._traced = Traced(model, self._plan, self._cache)
+            self._trace()
 
     def close(self) -> None:
         """Give the model back as it was found."""
@@ -269,6 +271,15 @@ class HFTarget:
         states += [RowState() for _ in range(idle)]
         placed += [None] * idle
         return queries
+
+    def _trace(self) -> None:
+        """Here, and not in the first requests: there who drafts would be judged by what tracing takes."""
+        for size in range(1, min(LONGEST, (self.info.context or LONGEST) - 1) + 1):
+            tokens = tuple([token % self.info.vocab_size for token in range(1, size + 1)])
+            for _ in range(OFTEN + CHECKS):
+                self.score([Feed(WARMING, tokens)])
+                self.truncate(WARMING, 0)
+        self.release(WARMING)
 
     def warm_up(self, seconds: float) -> None:
         """Have compiled what the first passes of each size would compile, as far as time and memory go."""

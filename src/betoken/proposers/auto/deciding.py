@@ -273,7 +273,8 @@ class Auto(BaseProposer):
     def _next(self, seq: SeqView, row: Row) -> int:
         """Whom a row should ask now; -1: nobody."""
         able = row.able & ~self._settled if seq.room >= 1 else 0
-        return row.claims.whom(self._extra, able, row.begun, self._readers, self._step.rate / row.value)
+        near = row.near(len(seq.tokens))
+        return row.claims.whom(self._extra, able, row.begun, near, self._readers, self._step.rate / row.value)
 
     def _tried(self, tried: dict[int, int], seq: SeqView, row: Row) -> int:
         index = tried.pop(seq.seq_id)
@@ -293,7 +294,7 @@ class Auto(BaseProposer):
             account.asked += 1
             account.worth += row.claims.worth
         step.now = self._clock()
-        self._prices.note(pays.ASKING, index, (step.now - start) / step.pace / count)
+        self._prices.asked(index, (step.now - start) / step.pace / count, near=member.near(pairs))
         step.asked[index] += count
         account.seconds += step.now - begun
 

@@ -73,4 +73,4 @@ def _cost(index: int, row: Row, prices: Prices, rate: float) -> float:
     """Seconds that asking is expected to lose: of who nearly pays it is soon known whether it does."""
     asking = prices.asking(index)
     lost = max(asking - prices.worth(index) / rate, SURELY * asking) if rate > 0 else asking
-    return lost + (0.0 if row.begun >> index & 1 else prices.middle(pays.BEGINNING, index))
+    return lost + prices.middle(pays.RETURNING if row.begun >> index & 1 else pays.BEGINNING, index)

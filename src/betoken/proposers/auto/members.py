@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from betoken.draft import EMPTY, Draft, trunk
@@ -14,12 +14,15 @@ from betoken.proposers.base import BaseProposer, Grows, ObserveContext, ProposeC
 LOG = logging.getLogger("betoken.auto")
 # Where nothing that was drafted is fed, some times in a row, nobody is thought of for 1, 2, 4, ... steps.
 PATIENCE, LONGEST_REST, MOST_TIRED = 2, 15, 7
+# Who has to read more than so many tokens before it can draft was not asked for a while.
+FAR = 6
 
 
 @dataclass(slots=True)
 class Row:
     """What is known of one sequence. able, begun: bits, who may be asked, and who has read it; draft: what was to be fed; right: how deep
-    the last tree was right, None where there was none, or it rested since; pace: tokens a step, lately; value: of a token, beside others'."""
+    the last tree was right, None where there was none, or it rested since; pace: tokens a step, lately; value: of a token, beside others';
+    read: how long it was when a member was last asked, by bit, of those that have to read it."""
 
     claims: Claims
     able: int
@@ -30,6 +33,15 @@ class Row:
     rest: int = 0
     pace: float = 1.0
     value: float = 1.0
+    read: dict[int, int] = field(default_factory=dict)
+
+    def near(self, length: int) -> int:
+        """Bits: who was asked a moment ago, now that it is so long."""
+        found = 0
+        for bit, read in self.read.items():
+            if length - read <= FAR:
+                found |= bit
+        return found
 
     def rests(self) -> bool:
         """Whether nobody need be thought of in this step: what was drafted lately was not worth feeding."""
@@ -75,6 +87,16 @@ class Member:
             if not row.begun & self.bit:
                 return False
         return True
+
+    def near(self, pairs: Sequence[Pair]) -> bool:
+        """Whether it was asked for all of these a moment ago; now it is, anyway. One that need not read them always is near."""
+        near = True
+        if self.levels:
+            for seq, row in pairs:
+                length = len(seq.tokens)
+                near = near and bool(row.near(length) & self.bit)
+                row.read[self.bit] = length
+        return near
 
     def begin(self, seq: SeqView, row: Row) -> None:
         row.begun |= self.bit

@@ -39,6 +39,14 @@ class Prices:
         if self._seen[index] < FIRST:
             self._soon = True
 
+    def asked(self, index: int, seconds: float, *, near: bool) -> None:
+        """Asking one took so long. near: it had been asked a moment before. Whoever was not has to read on first, and whoever would be
+        judged by such answers alone would not be asked again."""
+        if near or self._seen[index] < FIRST:
+            self.note(pays.ASKING, index, seconds)
+        else:
+            self.note(pays.RETURNING, index, max(seconds - self.middle(pays.ASKING, index), 0.0))
+
     def settle(self) -> None:
         """The step is over."""
         if self._soon or len(self._came) >= WAIT:
