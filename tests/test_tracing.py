@@ -1,6 +1,8 @@
 """Short passes of a draft model as graphs: what the model itself says, over everything that moves its keys and values."""
 
 import logging
+from collections import Counter
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -63,20 +65,24 @@ def test_a_traced_model_says_what_it_says_itself(name: str) -> None:
 
 def test_a_trace_is_what_runs() -> None:
     """Once it is known nobody calls the model for a short chain; for all else as ever."""
-    target, _ = pair("llama")
+    model = tiny("llama", torch.float32)
     calls: list[int] = []
-    forward = target.model.forward
+    forward = model.forward
 
+    @wraps(forward)
     def counted(*args: Any, **kwargs: Any) -> Any:
         calls.append(kwargs["input_ids"].shape[1])
         return forward(*args, **kwargs)
 
-    target.model.forward = counted
+    model.forward = counted
     try:
-        for _ in range(OFTEN + CHECKS):
-            target.score([Feed(0, (5,))])
-            target.truncate(0, 0)
-        assert len(calls) == OFTEN + CHECKS + 1  # once while it is traced
+        HFTarget(model)
+        anyway = Counter(calls)
+        calls.clear()
+        target = HFTarget(model, guesses=True)
+        for size in range(1, LONGEST + 1):
+            assert calls.count(size) - anyway[size] == OFTEN + CHECKS + 1  # once while it is traced
+        assert target.kv_used == 0
         calls.clear()
         target.score([Feed(0, (5,))])
         assert not calls
@@ -87,7 +93,7 @@ def test_a_trace_is_what_runs() -> None:
         target.score([Feed(0, (5,)), Feed(1, (5,))])
         assert len(calls) == 3
     finally:
-        del target.model.forward
+        del model.forward
 
 
 @pytest.mark.parametrize("name", EXPERTS)
@@ -132,11 +138,11 @@ class _Broken(torch.nn.Module):
 def test_what_cannot_be_traced_is_run_as_ever(wrapper: Any, caplog: pytest.LogCaptureFixture) -> None:
     model = tiny_llama(seed=3)
     model.model.layers[0] = wrapper(model.model.layers[0])
-    targets = HFTarget(model, guesses=True), HFTarget(model, pack=False)
-    for target in targets:
-        target.score([Feed(0, (5,) * 20)])
-        target.commit(0, ())
     with caplog.at_level(logging.INFO, "betoken.traced"):
+        targets = HFTarget(model, guesses=True), HFTarget(model, pack=False)
+        for target in targets:
+            target.score([Feed(0, (5,) * 20)])
+            target.commit(0, ())
         assert walk(targets, 0, 12) < 1e-4
     assert len(caplog.records) == 1
     assert "passes are not traced: " in caplog.text and "at all" not in caplog.text

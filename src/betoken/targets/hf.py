@@ -28,7 +28,7 @@ from betoken.targets.packing import Undo, can_pack, pack_linears
 from betoken.targets.scores import HFScores, JoinedScores
 from betoken.targets.sizes import padded, sizes
 from betoken.targets.splitting import runs
-from betoken.targets.tracing import CHECKS, LONGEST, OFTEN, Traced
+from betoken.targets.tracing import Traced, practise
 
 # Even of a tiny model a pass costs as much as so many slots of one row (measured on two cores: 4 ms of 43).
 LEAST_OVERHEAD = 8192
@@ -99,7 +99,7 @@ class HFTarget:
         self._pads = self._pads and not reproducible
         if guesses and self._pads:
             self._traced = Traced(model, self._plan, self._cache)
-            self._trace()
+            practise(self, WARMING)
 
     def close(self) -> None:
         """Give the model back as it was found."""
@@ -271,15 +271,6 @@ class HFTarget:
         states += [RowState() for _ in range(idle)]
         placed += [None] * idle
         return queries
-
-    def _trace(self) -> None:
-        """Here, and not in the first requests: there who drafts would be judged by what tracing takes."""
-        for size in range(1, min(LONGEST, (self.info.context or LONGEST) - 1) + 1):
-            tokens = tuple([token % self.info.vocab_size for token in range(1, size + 1)])
-            for _ in range(OFTEN + CHECKS):
-                self.score([Feed(WARMING, tokens)])
-                self.truncate(WARMING, 0)
-        self.release(WARMING)
 
     def warm_up(self, seconds: float) -> None:
         """Have compiled what the first passes of each size would compile, as far as time and memory go."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import Cache
 
 from betoken.kv import SlotCache
+from betoken.targets.base import Feed, Target
 from betoken.targets.capability import MaskPlan
 
 LOG = logging.getLogger("betoken.traced")
@@ -24,6 +25,8 @@ LOG = logging.getLogger("betoken.traced")
 LONGEST, SLOTS = 6, 64
 # So many passes of one size before one is traced, and so many that are checked; how far apart logits may be, of the largest.
 OFTEN, CHECKS, TOLERANCE = 3, 3, 1e-3
+# At load they are tried in a text of so many tokens, each so many before the last.
+TEXT, STRIDE = 48, 5
 
 Pass = Callable[..., Tensor]
 
@@ -126,6 +129,21 @@ class Traced:
             allowed_QS = behind_QS >= 0 if window is None else (behind_QS >= 0) & (behind_QS < window)
             made[kind] = torch.where(allowed_QS, self._open, self._shut)[None, None]
         return made if self._plan.by_layer_type else made["all"]
+
+
+def practise(target: Target, row: int) -> None:
+    """Have all short passes traced that can be, in a row nobody uses: in the first requests who drafts would be judged by what that takes."""
+    most = min(target.info.context or TEXT, TEXT)
+    text = tuple([token % target.info.vocab_size for token in range(most)])
+    for size in range(1, min(LONGEST, most // 2) + 1):
+        length = most - size
+        target.score([Feed(row, text[:length])])
+        target.commit(row, ())
+        for _ in range(OFTEN + CHECKS):
+            target.score([Feed(row, text[-size:])])
+            length = max(length - STRIDE, 0)
+            target.truncate(row, length)
+        target.release(row)
 
 
 class _Windows(Cache):  # type: ignore[misc]

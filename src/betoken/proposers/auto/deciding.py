@@ -46,6 +46,9 @@ TAX, MOST_TAX = 0.4, 0.05
 # Who takes, for a row, no more of a plain pass than this, and has brought a row as much as that takes, is asked by it at every step:
 # what it would bring shows only by asking, and some learn only then. A new row has the benefit of the doubt.
 CHEAP, BENEFIT = 0.1, 1.5
+# Where those who are asked first, one of them who reads what the target holds likely, found so little, in tokens, others hardly find more:
+# they are asked for their worth alone.
+LITTLE = 0.05
 # In a batch it has to have brought more, for rows have to be gathered and told, and facts alone count: what seems worth feeding to one row
 # may not be worth it for all.
 MORE, FACTS = 1.25, 0.0
@@ -93,6 +96,7 @@ class Auto(BaseProposer):
         self._members = [
             Member(index, name, member, branching=branching) for index, (name, member) in enumerate(members.items())
         ]
+        self._in_turn = sorted(self._members, key=lambda member: not member.always)
         self._curve: Curve = Measured() if curve is None else curve
         self._names = [*members]
         self._nodes, self._explore, self._clock = nodes, float(explore), Steady(clock)
@@ -255,20 +259,24 @@ class Auto(BaseProposer):
         step = self._step
         most, together = CHEAP * step.plain, step.rows > 1
         self._settled = 0
-        for member in self._members:
-            index, bit, price = member.index, member.bit, self._prices.asking(member.index)
-            due = self._due[index] = step.rate * price * (MORE if together else 1.0)
+        for member in self._in_turn:
+            price = self._prices.asking(member.index)
+            due = self._due[member.index] = step.rate * price * (MORE if together else 1.0)
             if member.levels or price > most:
                 continue
-            asking = []
-            for pair in pairs:
-                seq, row = pair
-                if row.able & bit and seq.room >= 1 and row.value * row.claims.brought[index] >= due:
-                    asking.append(pair)
+            asking = [pair for pair in pairs if self._promises(member, pair, due, together)]
             if asking:
                 self._ask(member, asking)
             if price > 0 and together:
-                self._settled |= bit
+                self._settled |= member.bit
+
+    def _promises(self, member: Member, pair: Pair, due: float, together: bool) -> bool:
+        """Whether a row asks a member that is cheap, as it has brought as much as is due."""
+        seq, row = pair
+        claims = row.claims
+        if not row.able & member.bit or seq.room < 1 or row.value * claims.brought[member.index] < due:
+            return False
+        return together or member.always or not claims.asked or claims.added > LITTLE
 
     def _next(self, seq: SeqView, row: Row) -> int:
         """Whom a row should ask now; -1: nobody."""

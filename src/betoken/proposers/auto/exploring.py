@@ -9,6 +9,8 @@ from betoken.proposers.auto.prices import Prices
 
 # Every so many steps it is asked whether somebody should be asked.
 RESTING = 4
+# Who is tried is asked in so many steps in a row: one answer says little about the next, and the first one after a while takes longest.
+TRIAL = 4
 # What the dearest members take is looked up after so many.
 LOOKING = 16
 # Whatever an answer is usually worth, this share of its price counts as lost.
@@ -23,14 +25,17 @@ class Exploring:
         self.allowance, self._most, self._looked = 0.0, 0.0, -LOOKING
         self._wanted = 0.0  # what whoever is next takes
         self._asked_at = [0] * members
+        self._trial = 0, 0, 0  # a sequence, a member, steps left
 
     def due(self) -> bool:
         """A step begins; whether it is time to ask."""
         self.turn += 1
-        return self.turn % RESTING == 0
+        return self._trial[2] > 0 or self.turn % RESTING == 0
 
     def rest(self, pairs: Sequence[Pair], seconds: float) -> int:
         """How many steps, of so many seconds each, none of these need be thought of, nor will be tried."""
+        if self._trial[2]:
+            return 0
         rest, first = min([row.rest for _, row in pairs]), RESTING - 1 - self.turn % RESTING
         short, each = self._wanted - self.allowance, self._share * seconds
         if rest <= first or short <= 0:
@@ -54,6 +59,8 @@ class Exploring:
     def whom(self, pairs: Sequence[Pair], members: Sequence[Member], prices: Prices, rate: float) -> dict[int, int]:
         """Who is asked first by whom, to see what comes of it: the one asked least recently, where enough has been put by. A second is
         worth `rate` tokens."""
+        if self._trial[2]:
+            return self._tried_on(pairs, prices, rate)
         seq, row = pairs[self.turn // RESTING % len(pairs)]
         able = [member.index for member in members if row.able & member.bit and seq.room >= 1]
         able.sort(key=self._asked_at.__getitem__)
@@ -66,7 +73,19 @@ class Exploring:
             return {}
         self.allowance -= self._wanted
         self._wanted = _cost(able[1 % len(able)], row, prices, rate)
+        self._trial = seq.seq_id, able[0], TRIAL - 1
         return {seq.seq_id: able[0]}
+
+    def _tried_on(self, pairs: Sequence[Pair], prices: Prices, rate: float) -> dict[int, int]:
+        """A trial goes on, be it on credit, unless its sequence has ended."""
+        seq_id, index, left = self._trial
+        self._trial = seq_id, index, left - 1
+        for seq, row in pairs:
+            if seq.seq_id == seq_id and row.able >> index & 1 and seq.room >= 1:
+                self.allowance -= _cost(index, row, prices, rate)
+                return {seq_id: index}
+        self._trial = 0, 0, 0
+        return {}
 
 
 def _cost(index: int, row: Row, prices: Prices, rate: float) -> float:

@@ -11,6 +11,7 @@ from betoken.policy.claims import Claims
 from betoken.policy.cost import Costs
 from betoken.proposers.base import BaseProposer, Grows, ObserveContext, ProposeContext, Proposer, SeqView
 
+REFERENCE = "reference"
 LOG = logging.getLogger("betoken.auto")
 # Where nothing that was drafted is fed, some times in a row, nobody is thought of for 1, 2, 4, ... steps.
 PATIENCE, LONGEST_REST, MOST_TIRED = 2, 15, 7
@@ -72,6 +73,7 @@ class Member:
         self.index, self.bit, self.name, self.proposer = index, 1 << index, name, proposer
         self.remembers = getattr(proposer, "library", None) is not None
         self.top_ids = self.shown_top_ids = proposer.needs.top_ids
+        self.always = self.top_ids > 0 or name == REFERENCE
         self._branching = branching
         self.grows = branching and isinstance(proposer, Grows)  # else its drafts have to be cut to chains
         self.levels = proposer.needs.levels
@@ -79,7 +81,7 @@ class Member:
 
     def able(self, seq: SeqView) -> int:
         """Its bit where it can be of use to a sequence."""
-        return self.bit if self.name != "reference" or seq.reference else 0
+        return self.bit if self.name != REFERENCE or seq.reference else 0
 
     def began(self, pairs: Sequence[Pair]) -> bool:
         """Whether it has read them all."""
