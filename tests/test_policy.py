@@ -27,10 +27,11 @@ from betoken.policy.mixing import AGREED, CONSTELLATIONS, LARGEST, MOST, OWN_DEP
 from betoken.policy.pays import HOPE, SITUATIONS, answered, delivered, expected, situation, standing, trust
 from betoken.policy.views import SOME, unpriced
 from betoken.proposers.auto.deciding import EXPLORE, Auto
+from betoken.proposers.auto.exploring import TRIAL
 from betoken.proposers.auto.levels import Known as Levels
-from betoken.proposers.auto.members import Row
+from betoken.proposers.auto.members import FAR, Row
 from betoken.proposers.auto.prices import Prices
-from betoken.proposers.base import BaseProposer, ProposeContext, SeqView
+from betoken.proposers.base import BaseProposer, Needs, ProposeContext, SeqView
 from betoken.proposers.draft_model import DraftModel
 from betoken.targets.base import Feed
 from betoken.targets.hf import HFTarget
@@ -1028,6 +1029,47 @@ def test_an_index_that_begins_to_help_is_found_again() -> None:
     world.run(auto, 1500)
     run = world.run(auto, 300)
     assert run.tokens / run.steps > 4
+
+
+def test_who_is_tried_is_asked_some_times_in_a_row() -> None:
+    """And in the mean no oftener than there is time for: one answer in so many steps as it takes, over what is put by."""
+    world = World(flat)
+    useless = Guess(world, 0.0, price=0.5, score=0.7)
+    auto = world.auto({"useless": useless}, explore=0.01)
+    world.run(auto, 1000)
+    useless.asked.clear()
+    world.run(auto, 2000)
+    begun = [length for length in useless.asked if length - 1 not in useless.asked]
+    assert len(begun) > 2 and all({*range(first, first + TRIAL)} <= {*useless.asked} for first in begun)
+    assert len(useless.asked) <= 0.01 * 2000 / (0.4 * 0.5) + TRIAL
+
+
+class Reader(Guess):
+    """Has to read what came since it last drafted, and takes its time where that is much."""
+
+    needs = Needs(levels=True)
+    away = 3.0
+
+    def propose(self, ctx: ProposeContext) -> list[Draft]:
+        for seq in ctx.seqs:
+            if not self.asked or len(seq.tokens) - self.asked[-1] > FAR:
+                self.world.target.now += self.away
+        return super().propose(ctx)
+
+
+def test_what_returning_takes_is_no_part_of_the_price() -> None:
+    """It is spread over answers to come: of who was away one answer alone would not pay."""
+    world = World(flat)
+    reader = Reader(world, 0.0, price=0.2, score=0.7)
+    auto = world.auto({"reader": reader})
+    world.run(auto, 3000)
+    prices = auto._prices
+    assert prices.middle(pays.ASKING, 0) == pytest.approx(0.2, abs=0.01)
+    assert prices.middle(pays.RETURNING, 0) == pytest.approx(reader.away, rel=0.1)
+    reader.share = 0.7
+    world.run(auto, 3000)
+    run = world.run(auto, 300)
+    assert run.tokens / run.steps > 2
 
 
 def test_a_curve_from_a_busy_moment_is_put_right() -> None:
