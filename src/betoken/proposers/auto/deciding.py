@@ -264,19 +264,19 @@ class Auto(BaseProposer):
             due = self._due[member.index] = step.rate * price * (MORE if together else 1.0)
             if member.levels or price > most:
                 continue
-            asking = [pair for pair in pairs if self._promises(member, pair, due, together)]
+            asking = [pair for pair in pairs if self._promises(member, pair, due)]
             if asking:
                 self._ask(member, asking)
             if price > 0 and together:
                 self._settled |= member.bit
 
-    def _promises(self, member: Member, pair: Pair, due: float, together: bool) -> bool:
+    def _promises(self, member: Member, pair: Pair, due: float) -> bool:
         """Whether a row asks a member that is cheap, as it has brought as much as is due."""
         seq, row = pair
         claims = row.claims
         if not row.able & member.bit or seq.room < 1 or row.value * claims.brought[member.index] < due:
             return False
-        return together or member.always or not claims.asked or claims.added > LITTLE
+        return member.always or not claims.asked or claims.added > LITTLE
 
     def _next(self, seq: SeqView, row: Row) -> int:
         """Whom a row should ask now; -1: nobody."""
