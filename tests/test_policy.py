@@ -1031,6 +1031,18 @@ def test_an_index_that_begins_to_help_is_found_again() -> None:
     assert run.tokens / run.steps > 4
 
 
+def test_at_another_temperature_tokens_come_at_another_pace() -> None:
+    """What time is worth at one says nothing about the other: who drafts would be judged by it."""
+    world = World(flat)
+    auto = world.auto({"guess": Guess(world, 0.97)})
+    world.run(auto, 600, temperature=0.0)
+    assert auto._pace.speedup > 3
+    world.run(auto, 2, temperature=1.0)
+    assert auto._pace.speedup < 2
+    world.run(auto, 2, temperature=0.0)
+    assert auto._pace.speedup > 3
+
+
 def test_who_is_tried_is_asked_some_times_in_a_row() -> None:
     """And in the mean no oftener than there is time for: one answer in so many steps as it takes, over what is put by."""
     world = World(flat)

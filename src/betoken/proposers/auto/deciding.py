@@ -117,7 +117,8 @@ class Auto(BaseProposer):
         count = len(self._members)
         self._prices.forget()
         self._levels, self._extra, self._costs = Known(), 0.0, Costs()
-        self._pace, self._together = Pace(), Together()
+        self._paces, self._together = [Pace() for _ in self._records], Together()
+        self._pace = self._paces[0]  # of whoever came last, all of one heat together
         self._settled = 0  # bits: who is asked, in this step, only where it brought enough
         self._due = [0.0] * MOST  # what an answer of each member has to bring, in tokens
         self._exploring = Exploring(count, self._explore)
@@ -137,14 +138,15 @@ class Auto(BaseProposer):
     def begin(self, seq: SeqView) -> None:
         """Members are begun when they are first asked: a draft model that is never asked need not read the prompt. Those that
         remember what is said are begun at once."""
-        temperature = seq.sampler.params.temperature
-        records = self._records[sum(temperature > edge for edge in HEATS)]
+        heat = sum([seq.sampler.params.temperature > edge for edge in HEATS])
+        records = self._records[heat]
         able = sum(member.able(seq) for member in self._members)
         claims = Claims(records, self._nodes * max(len(self._members), 1), self._nodes, self._prices.places)
         np.maximum(claims.brought, np.multiply(self._due, BENEFIT), out=claims.brought)
         row = Row(claims, able, tired=self._resting.tired, pace=self._together.pace)
         self._rows[seq.seq_id] = row
         self._write_down()  # nobody rests with who is new
+        self._pace = self._paces[heat]
         self._step.left = None
         try:
             for member in self._members:
@@ -276,7 +278,7 @@ class Auto(BaseProposer):
         claims = row.claims
         if not row.able & member.bit or seq.room < 1 or row.value * claims.brought[member.index] < due:
             return False
-        return member.always or not claims.asked or claims.added > LITTLE
+        return member.always or not claims.asked & self._readers or claims.added > LITTLE
 
     def _next(self, seq: SeqView, row: Row) -> int:
         """Whom a row should ask now; -1: nobody."""
