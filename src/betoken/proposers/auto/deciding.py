@@ -1,7 +1,8 @@
 """How `auto` decides.
 
-Members that take next to none of a pass are asked at every step, as long as what they bring a row pays for that; a row that nothing
-could be fed for rests a while. Of the others the one whose answer is expected to be worth most beyond its price is asked, then the
+Members that take next to none of a pass are asked at every step, as long as what they bring a row pays for that, those first who read
+what the target holds likely, and after them others only where these found something; a row that nothing could be fed for rests a while.
+Of the rest the one whose answer is expected to be worth most beyond its price is asked, then the
 next, each only where what it adds to the tree so far pays for its time (`policy.pays`); a draft model is stopped level by level by the
 same rule. Their trees are laid over each other (`policy.claims`), and as many of the likeliest nodes are fed as bring in more than the
 time they add (`policy.cost`) is worth at the tokens per second that are being made. A batch has one budget: it is as wide as its widest
