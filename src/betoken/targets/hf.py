@@ -99,7 +99,11 @@ class HFTarget:
         self._pads = self._pads and not reproducible
         if guesses and self._pads:
             self._traced = Traced(model, self._plan, self._cache)
-            practise(self, WARMING)
+            try:
+                practise(self, WARMING)
+            except BaseException:  # a caller's model is given back as it was
+                self.close()
+                raise
 
     def close(self) -> None:
         """Give the model back as it was found."""
