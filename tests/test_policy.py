@@ -763,6 +763,20 @@ def test_nobody_is_judged_by_the_first_few_answers() -> None:
     assert Claims(Records(), 9, None, places(prices)).whom(0.0, 1, 1, 1, 0, 1.0) == 0
 
 
+def test_whoever_was_unlucky_at_first_is_asked_on() -> None:
+    """A dozen answers worth a fifth less than they cost say little; three times as many are believed. Of one heat, not of all."""
+    prices = unpriced(1)
+    for _ in range(pays.FEWEST):
+        pays.note(prices.values[pays.ASKING, 0], 1.0)
+    shared, own = pays.no_answers(1), pays.no_answers(1)
+    asked = []
+    for _ in range(40):
+        asked.append(pays.whom(prices.values, 0.0, shared, own, 1, 1, 1, 0, standing(0), 0, 0.5) == 0)
+        answered(shared[0, standing(0)], own[0, standing(0)], 0.4, 0)
+    assert all(asked[:12]) and not any(asked[36:]), asked
+    assert pays.whom(prices.values, 0.0, pays.no_answers(1), own, 1, 1, 1, 0, standing(0), 0, 0.5) == 0
+
+
 @given(added=st.floats(0, 1e6), right=st.none() | st.integers(0, 500))
 def test_every_situation_has_a_place(added: float, right: int | None) -> None:
     assert 0 <= standing(right) < situation(added) < SITUATIONS
@@ -1215,7 +1229,8 @@ def test_who_only_repeats_another_is_not_asked_where_that_costs() -> None:
 
 
 def test_a_draft_model_of_random_weights_is_hardly_asked() -> None:
-    """A fifth of a pass a level; it agrees by chance only. From the first request on not much more than a level in ten steps."""
+    """A fifth of a pass a level; it agrees by chance only. Not much more than a level in ten steps, in the first request while it is found
+    out some more."""
     world = World(flat)
     stranger = Reading(world, 0.2, markov(VOCAB, seed=77, sharpness=6.0))
     auto = world.auto({"draft": DraftModel(stranger, k=16, worth=0.0)})
@@ -1224,7 +1239,7 @@ def test_a_draft_model_of_random_weights_is_hardly_asked() -> None:
         before = stranger.forwards
         world.run(auto, 300)
         levels.append(stranger.forwards - before)
-    assert max(levels) < 0.12 * 300 and levels[-1] < 0.1 * 300, levels
+    assert levels[0] < 0.16 * 300 and max(levels[1:]) < 0.12 * 300 and levels[-1] < 0.1 * 300, levels
 
 
 def test_a_draft_model_that_is_often_right_is_stopped_level_by_level() -> None:

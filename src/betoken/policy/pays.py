@@ -20,9 +20,9 @@ ADDED = (0.05, 0.15, 0.35, 0.7, 1.5, 3.0, 6.0, 12.0)
 RIGHT = (0, 2)
 UNKNOWN, SITUATIONS = len(RIGHT) + 1, len(RIGHT) + 2 + len(ADDED) + 1
 # A record of answers, fading: how many, what they were worth together; tokens expected of nodes that were fed, and those that came;
-# the step of the last answer.
-COUNT, WORTH, EXPECTED, CAME, LAST = range(5)
-ANSWER = LAST + 1
+# the step of the last answer; then, not fading, how many there were.
+COUNT, WORTH, EXPECTED, CAME, LAST, TOTAL = range(6)
+ANSWER = TOTAL + 1
 # What a drafter is hoped to be worth before it was ever asked, and how many answers what it is usually worth outweighs.
 HOPE, HOPED = 0.5, 1.0
 FADE, OWN_FADE = 0.97, 0.9
@@ -40,6 +40,9 @@ LATELY = 15
 # Answers before a price is believed, for the first one may have had to load something; and, of a heat, fading, the first ones counting
 # less, before it is judged what they are worth: who was unlucky with the first few would not be asked again for long.
 FEWEST, EARLY = 3, 4
+# Each of the first answers in a heat may be worth so many tokens more than expected, and the next one less and less so until there were so
+# many: a dozen that were worth little by chance would be the last ones for long.
+DOUBT, SURE = 0.3, 32.0
 # Prices of each member, lately: seconds of asking a row, of observing what came of it, of reading a sequence before the first draft, and
 # what asking takes more where it has not been asked for a while; then what its answers were worth, in tokens.
 ASKING, FOLLOWING, BEGINNING, RETURNING, USUAL = range(5)
@@ -55,7 +58,7 @@ LESSONS = 0.15
 
 
 def no_answers(members: int) -> Floats:
-    """`[members, SITUATIONS, 5]`."""
+    """`[members, SITUATIONS, 6]`."""
     return np.zeros((members, SITUATIONS, ANSWER))
 
 
@@ -141,9 +144,16 @@ def trust(shared, own):
 
 
 @compiled
+def doubt(shared):
+    """How many tokens more than expected an answer may be worth, as long as there were few."""
+    return DOUBT * max(1 - shared[:, TOTAL].sum() / SURE, 0.0)
+
+
+@compiled
 def answered(shared, own, worth, step, weight=1.0):
     """An answer was worth so much."""
     shared[COUNT], shared[WORTH] = shared[COUNT] * FADE + weight, shared[WORTH] * FADE + weight * worth
+    shared[TOTAL] += 1
     left = OWN_FADE * FORGET ** (step - own[LAST])
     own[COUNT], own[WORTH], own[LAST] = own[COUNT] * left + weight, own[WORTH] * left + weight * worth, step
 
@@ -187,6 +197,7 @@ def whom(prices, extra, shared, own, able, begun, near, readers, where, step, ra
         seconds = price(prices, member, begun >> member & 1, near >> member & 1)
         usual = prices[USUAL, member, MEAN] if prices[USUAL, member, NUMBER] > 0 else HOPE
         worth = expected(shared[member, where], own[member, where], step, usual) - rate * (seconds + extra)
+        worth += doubt(shared[member])
         if readers >> member & 1:
             worth += LESSONS * prices[USUAL, member, MIDDLE]
         # What answers are worth is known roughly, what they take well: the dearer one has to be clearly better.
