@@ -30,11 +30,13 @@ from betoken.memory.successors import (
     NEW_PAIR,
     NEW_TOKEN,
     NO_LESSON,
+    NOBODY,
     READ,
     READ_PAIR,
     SHARE_WEIGHT,
     SPREAD,
     STABLE,
+    TAKEN,
     WEIGHT,
     untaught,
 )
@@ -52,7 +54,8 @@ BATCHES = st.lists(expecting(), min_size=1, max_size=3)
 
 
 def successors_of(proposer: Recycling) -> Any:
-    return proposer._used[0]._rows[:, FIRST : FIRST + proposer._k]
+    rows = proposer._used[0]._rows
+    return rows[: 1 + rows[NOBODY, TAKEN], FIRST : FIRST + proposer._k]
 
 
 def drafted(proposer: Recycling, seq: SeqView) -> Draft:
@@ -461,6 +464,17 @@ def test_bad_options_name_themselves(options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(ParameterError, match=f"^{name} is .*a whole number from"):
         build("recycling", Workshop(TargetInfo("toy", 8), options=options))
+
+
+def test_rows_are_taken_as_they_are_needed() -> None:
+    """One for each token that something follows, and for each pair; no more however often they come."""
+    rows = Rows(100, 50, 4)
+    for _ in range(3):
+        rows.read([7, 8, 9, 7, 8, 9, 7], 7)
+    assert rows._rows[NOBODY, TAKEN] == 3 + 3
+    many = Rows(10, 1, 2)
+    many.read([*range(10)] * 3, 30)
+    assert many._rows[NOBODY, TAKEN] == 10 + 1 and (many._rows[NOBODY, FIRST : FIRST + 2] == -1).all()
 
 
 def test_forgetting_reaches_sequences_that_are_underway() -> None:

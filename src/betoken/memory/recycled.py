@@ -11,13 +11,12 @@ import numpy.typing as npt
 from betoken.addresses import Places, items, places
 from betoken.draft import Draft
 from betoken.memory.successors import (
-    KIND,
-    LESSON,
+    FIRST,
     LINE,
-    NO_LESSON,
+    NOBODY,
     NODE,
     NUMBERS,
-    READ,
+    PAIRS,
     ROOT,
     UNSEEN,
     grow_at,
@@ -50,20 +49,20 @@ def room_for(nodes: int) -> Room:
 
 
 def _lines(rows: int, width: int) -> npt.NDArray[np.int32]:
-    """An array that begins with a line."""
-    whole = np.empty(rows * width + NUMBERS, np.int32)
+    """An array of zeros that begins with a line. Of memory nobody writes to the system hands out no pages."""
+    whole = np.zeros(rows * width + NUMBERS, np.int32)
     first = -whole.ctypes.data % LINE // whole.itemsize
     return whole[first : first + rows * width].reshape(rows, width)
 
 
 class Rows:
-    """The rows of one namespace: V of tokens, then P of pairs (hashed; a newer pair takes an older one's row)."""
+    """The rows of one namespace: V of tokens, P of pairs (hashed; a newer pair takes an older one's row)."""
 
     def __init__(self, vocab_size: int, pairs: int, k: int) -> None:
         self._vocab_size, self._k = vocab_size, k
-        self._rows = _lines(vocab_size + pairs, width(k))
-        self._rows[:] = UNSEEN
-        self._rows[:, KIND], self._rows[:, LESSON] = READ, NO_LESSON
+        places, wide = vocab_size + pairs, width(k)
+        self._rows = _lines(1 + places + -(-places // wide), wide)
+        self._rows[NOBODY, PAIRS], self._rows[NOBODY, FIRST : FIRST + k] = pairs, UNSEEN
         self._said, self._unknown = np.empty(0, np.int32), np.empty((0, k), np.float32)
         self._rates: npt.NDArray[Any] | None = None
 

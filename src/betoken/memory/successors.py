@@ -1,7 +1,8 @@
 """What a target held likely after each token and each pair of tokens, and the trees that follow from it. Compiled.
 
-Rows of successors are one array, a row's head beside its successors, so that a row is near in memory. `recycled` holds them. What a row
-means is told in `proposers.recycling`.
+Rows of successors are one array, a row's head beside its successors, so that a row is near in memory. They stand in the order in which
+they were needed first, so that those of one text are near each other, and memory that nobody needs is never touched. `recycled` holds
+them. What a row means is told in `proposers.recycling`.
 """
 
 from heapq import heappop, heappush
@@ -40,6 +41,9 @@ SPREAD = 40503  # odd, so that pairs fall on different rows
 # A row begins with a line of the processor's cache, and is as long as whole lines: rows are met in no order, and each line is waited for.
 LINE = 64
 NUMBERS = LINE // 4
+# The first row is nobody's: whoever is not known finds it. Its head says how many places there are for pairs, and how many rows are taken.
+# Behind the last row stands, for each token and then for each place of a pair, which row it has; 0: none.
+NOBODY, PAIRS, TAKEN = 0, BEFORE, TOKEN
 
 # A node that is drafted, and the row its children are from.
 NODE = np.dtype(
@@ -125,14 +129,34 @@ def grow_at(at, into, vocab_size, k, before, root, depth, least, temperature, ba
 
 
 @compiled
-def _pair_row(rows, vocab_size, before, token):
-    """The place that a pair may have."""
-    return vocab_size + (np.int64(before) * SPREAD + np.int64(token)) % (len(rows) - vocab_size)
+def _place(rows, vocab_size, before, token):
+    """Of a pair, among the places of all tokens and pairs."""
+    return vocab_size + (np.int64(before) * SPREAD + np.int64(token)) % np.int64(rows[NOBODY, PAIRS])
+
+
+@compiled
+def _row_of(rows, vocab_size, place):
+    """NOBODY where none was needed so far."""
+    wide = rows.shape[1]
+    return np.int64(rows[1 + vocab_size + rows[NOBODY, PAIRS] + place // wide, place % wide])
+
+
+@compiled
+def _taken(rows, vocab_size, place):
+    """The same; where there was none, the next one from now on."""
+    row = _row_of(rows, vocab_size, place)
+    if row == NOBODY:
+        wide = rows.shape[1]
+        row = np.int64(rows[NOBODY, TAKEN]) + 1
+        rows[NOBODY, TAKEN] = rows[1 + vocab_size + rows[NOBODY, PAIRS] + place // wide, place % wide] = row
+        rows[row] = rows[NOBODY]
+        rows[row, BEFORE], rows[row, TOKEN] = UNSEEN, UNSEEN
+    return row
 
 
 @compiled
 def _is_of(rows, row, before, token):
-    return rows[row, BEFORE] == before and rows[row, TOKEN] == token
+    return row != NOBODY and rows[row, BEFORE] == before and rows[row, TOKEN] == token
 
 
 @compiled
@@ -145,11 +169,12 @@ def _check(vocab_size, token):
 @compiled
 def _find(rows, vocab_size, before, token):
     """The row for a token that stands after another, the pair's own if there is one; and its kind."""
-    if len(rows) > vocab_size:
-        row = _pair_row(rows, vocab_size, before, token)
+    if rows[NOBODY, PAIRS] > 0:
+        row = _row_of(rows, vocab_size, _place(rows, vocab_size, before, token))
         if _is_of(rows, row, before, token):
             return row, np.int64(rows[row, KIND]) + STABLE + 1
-    return np.int64(token), np.int64(rows[token, KIND])
+    row = _row_of(rows, vocab_size, np.int64(token))
+    return row, np.int64(rows[row, KIND])
 
 
 @compiled
@@ -157,10 +182,10 @@ def read(rows, vocab_size, k, text, new):
     for place in range(len(text)):
         _check(vocab_size, text[place])
     for place in range(max(len(text) - new, 1), len(text)):
-        _lead(rows, k, text[place - 1], text[place])
-        if place > 1 and len(rows) > vocab_size:
+        _lead(rows, k, _taken(rows, vocab_size, np.int64(text[place - 1])), text[place])
+        if place > 1 and rows[NOBODY, PAIRS] > 0:
             before, token = text[place - 2], text[place - 1]
-            row = _pair_row(rows, vocab_size, before, token)
+            row = _taken(rows, vocab_size, _place(rows, vocab_size, before, token))
             if not _is_of(rows, row, before, token):
                 rows[row, BEFORE], rows[row, TOKEN], rows[row, LESSON] = before, token, NO_LESSON
                 rows[row, FIRST:] = UNSEEN
@@ -211,13 +236,13 @@ def learn(rows, vocab_size, k, rates, text, temperature, base, position):
 
 
 @compiled
-def _lesson(rows, vocab_size, row, kind):
+def _lesson(rows, kind):
     """What a forward pass would teach where so much is known."""
-    if row >= vocab_size:
+    if kind > STABLE:
         return READ_PAIR if kind == STABLE + 1 else NO_LESSON
     if kind == READ:
         return NEW_TOKEN
-    return NEW_PAIR if len(rows) > vocab_size else NO_LESSON
+    return NEW_PAIR if rows[NOBODY, PAIRS] > 0 else NO_LESSON
 
 
 @compiled
@@ -236,10 +261,10 @@ def write(rows, vocab_size, rates, fed, parents, likeliest, logits, path):
         _check(vocab_size, before)
         _check(vocab_size, token)
         row, kind = _find(rows, vocab_size, before, token)
-        lessons[i, 0], lessons[i, 1] = _lesson(rows, vocab_size, row, kind), rows[row, FIRST]
-        kinds[i, 0] = _kind_after(rows, token, first)
-        if len(rows) > vocab_size:
-            row = _pair_row(rows, vocab_size, before, token)
+        lessons[i, 0], lessons[i, 1] = _lesson(rows, kind), rows[row, FIRST]
+        kinds[i, 0] = _kind_after(rows, _row_of(rows, vocab_size, np.int64(token)), first)
+        if rows[NOBODY, PAIRS] > 0:
+            row = _row_of(rows, vocab_size, _place(rows, vocab_size, before, token))
             kinds[i, 1] = _kind_after(rows, row, first) if _is_of(rows, row, before, token) else 1
     lessons[0, 0] = NO_LESSON
     for node in path:
@@ -248,10 +273,10 @@ def write(rows, vocab_size, rates, fed, parents, likeliest, logits, path):
         lessons[node + 1, 0] = NO_LESSON
     for i in range(count):
         before, token, lesson = befores[i], fed[i + 1], lessons[i, 0]
-        _put(rows, vocab_size, token, kinds[i, 0], likeliest, logits, i)
-        row = np.int64(token)
-        if len(rows) > vocab_size:
-            row = _pair_row(rows, vocab_size, before, token)
+        row = _taken(rows, vocab_size, np.int64(token))
+        _put(rows, vocab_size, row, kinds[i, 0], likeliest, logits, i)
+        if rows[NOBODY, PAIRS] > 0:
+            row = _taken(rows, vocab_size, _place(rows, vocab_size, before, token))
             if not _is_of(rows, row, before, token):
                 rows[row, BEFORE], rows[row, TOKEN], rows[row, LESSON] = before, token, NO_LESSON
             _put(rows, vocab_size, row, kinds[i, 1], likeliest, logits, i)
@@ -321,7 +346,7 @@ def grow(
         if node.depth < room:
             _open(rows, vocab_size, rates, ranks, scores, marks, tree, size, family.token, draw)
             pushed = _offer(ranks, scores, tree, queue, pushed, size, 0)
-            lesson = _lesson(rows, vocab_size, node.row, node.kind)
+            lesson = _lesson(rows, node.kind)
             if lesson != NO_LESSON:
                 about = rates[0, KINDS - 1 + lesson, 0]
                 lessons[size] = about[0] / about[1]

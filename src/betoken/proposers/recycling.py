@@ -42,8 +42,8 @@ class Recycling(BaseProposer):
     k:     how many successors a row keeps
     pairs: how many rows of pairs there are; 0: none, as in the paper
 
-    Rows are kept across requests, `5 * k + 20` bytes each, rounded up to a multiple of 64, and `V + pairs` of them a namespace, of the
-    `NAMESPACES` that were used last.
+    Rows are kept across requests, `5 * k + 20` bytes each, rounded up to a multiple of 64, as many as were needed, at most `V + pairs` of
+    them a namespace, of the `NAMESPACES` that were used last.
     Raises ParameterError.
     """
 
