@@ -25,9 +25,9 @@ COUNT, WORTH, EXPECTED, CAME, LAST, TOTAL = range(6)
 ANSWER = TOTAL + 1
 # What a drafter is hoped to be worth before it was ever asked, and how many answers what it is usually worth outweighs.
 HOPE, HOPED = 0.5, 1.0
-FADE, OWN_FADE = 0.97, 0.9
+FADE, OWN_FADE = 0.97, 0.95
 # So many answers of others are as good as one's own; one's own fade by so much a step.
-OTHERS, FORGET = 2.0, 0.985
+OTHERS, FORGET = 4.0, 0.985
 # So many tokens that were expected and did not come, or did, halve the doubt in a member's answers; of all requests, and in one. They fade,
 # an answer. What came is a few tokens or none: over few answers that is chance, and who is thought little of is not asked again.
 TRUST, OWN_TRUST, MOST_TRUST = 3.0, 5.0, 1.2
