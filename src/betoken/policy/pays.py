@@ -40,8 +40,7 @@ LATELY = 15
 # Answers before a price is believed, for the first one may have had to load something; and, of a heat, fading, the first ones counting
 # less, before it is judged what they are worth: who was unlucky with the first few would not be asked again for long.
 FEWEST, EARLY = 3, 4
-# Each of the first answers in a heat may be worth so many tokens more than expected, and the next one less and less so until there were so
-# many: a dozen that were worth little by chance would be the last ones for long.
+# The first answers in a heat may be worth so many tokens more than expected, each less so, until there were so many: a dozen that were worth little by chance would be the last ones for long.
 DOUBT, SURE = 0.3, 32.0
 # Prices of each member, lately: seconds of asking a row, of observing what came of it, of reading a sequence before the first draft, and
 # what asking takes more where it has not been asked for a while; then what its answers were worth, in tokens.
